@@ -1,0 +1,74 @@
+"""One step's work: ``ScheduledBatch`` goes from the engine to the runner, ``StepOutput`` comes back.
+
+Both live in one process and hold references, not copies: the lists below belong to the engine, which changes them
+only between steps; the runner reads them during ``execute`` and keeps none.
+"""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from segue.core.output import TokenOutput
+from segue.core.request import SamplingParams
+
+__all__ = ["EncoderInput", "ScheduledBatch", "ScheduledSequence", "StepOutput"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderInput:
+    """A sequence's encoder side. Cross-attention K/V fill ``block_table`` once, from slot 0, and are read only."""
+
+    token_ids: Seq[int]
+    block_table: Seq[int]
+    """Covers ``len(token_ids)`` slots."""
+    run: bool
+    """True in the one step that must run the encoder and write the blocks, before any decoder layer reads them.
+    Several sequences of a step may share one block table; ``run`` is True for only one of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledSequence:
+    """The part of one sequence that runs in this step.
+
+    ``token_ids[i]`` has position ``num_computed_tokens + i`` and its K/V goes to that slot of ``block_table``.
+    """
+
+    seq_id: int
+    token_ids: Seq[int]
+    """[num_scheduled_tokens], at least one; 1 = decode, more = prefill chunk (or a speculative draft)."""
+    num_computed_tokens: int
+    """Tokens whose K/V is in the blocks already."""
+    block_table: Seq[int]
+    """Covers ``num_computed_tokens + len(token_ids)`` slots; may be longer."""
+    sampling: SamplingParams
+    needs_token: bool
+    """False for a prefill chunk that is not the last: nothing is sampled."""
+    history: Seq[int]
+    """All token ids so far, prompt and output, for penalties and the watermark."""
+    num_prompt_tokens: int
+    seed: int
+    """Unsigned 64 bits; with the token's position it fixes the random number, whatever else is in the batch."""
+    encoder: EncoderInput | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledBatch:
+    """Decodes come first, then prefill chunks."""
+
+    sequences: Seq[ScheduledSequence]
+    num_decode_sequences: int
+    """The first so many sequences have exactly one token each."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(s.token_ids) for s in self.sequences)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutput:
+    tokens: dict[int, tuple[TokenOutput, ...]]
+    """seq_id → sampled tokens, for each sequence with ``needs_token``."""
+    prompt_logprobs: dict[int, Seq[float]] = field(default_factory=dict)
+    """seq_id → logprobs of the prompt tokens that follow each token of this chunk (so of positions
+    ``num_computed_tokens + 1`` up to ``num_computed_tokens + len(token_ids)``, prompt tokens only)."""
+    forward_s: float = 0.0
+    sample_s: float = 0.0

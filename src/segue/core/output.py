@@ -1,0 +1,100 @@
+"""What comes back from the engine, step by step."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = ["EngineInfo", "EngineStep", "FinishReason", "RequestOutput", "StepStats", "TokenOutput"]
+
+
+class FinishReason(StrEnum):
+    """Values are TGI's wire words."""
+
+    LENGTH = "length"
+    EOS_TOKEN = "eos_token"  # noqa: S105
+    STOP_SEQUENCE = "stop_sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    token_id: int
+    logprob: float
+    """Natural log, of the processed distribution the token was chosen from; may be ``-inf``."""
+    top_tokens: tuple[tuple[int, float], ...] = ()
+    """(id, logprob), best first; with ties at the end more than ``top_n_tokens``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOutput:
+    """What one step gave one request. Exactly one output of a request has ``finish_reason`` or ``error``: the last."""
+
+    request_id: int
+    tokens: tuple[TokenOutput, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    """The request failed; the text goes into TGI's "Request failed during generation: …"."""
+    prompt_logprobs: tuple[float | None, ...] | None = None
+    """On the first output with tokens, if asked for: one a prompt token, the first None."""
+    num_cached_tokens: int = 0
+    """Prompt (or encoder) tokens that came from the cache; valid on the first output."""
+    scheduled_time: float | None = None
+    """On the first output: ``time.monotonic()`` of the step that first ran the request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """Gauges after a step and what the step did, for the metrics."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_used_blocks: int = 0
+    num_total_blocks: int = 0
+    num_scheduled_tokens: int = 0
+    num_prefill_tokens: int = 0
+    num_prefill_sequences: int = 0
+    num_decode_sequences: int = 0
+    num_new_sequences: int = 0
+    """Sequences that joined the running batch in this step."""
+    num_cached_tokens: int = 0
+    """Tokens that prefix or encoder cache hits saved in this step."""
+    num_queried_tokens: int = 0
+    """Tokens looked up in the caches in this step."""
+    num_preemptions: int = 0
+    """Sequences preempted in this step."""
+    num_running_tokens: int = 0
+    """Most tokens that the running batch may come to hold (TGI's ``tgi_batch_current_max_tokens``)."""
+    step_s: float = 0.0
+    forward_s: float = 0.0
+    sample_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStep:
+    """Engine → server: the one message a step."""
+
+    outputs: tuple[RequestOutput, ...]
+    stats: StepStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """Engine → server, once, when the engine is ready: what the server must know of the model without torch."""
+
+    model_type: str
+    is_encoder_decoder: bool
+    dtype: str
+    device: str
+    vocab_size: int
+    max_input_tokens: int
+    max_total_tokens: int
+    max_batch_prefill_tokens: int
+    max_batch_total_tokens: int
+    block_size: int
+    num_blocks: int
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    decoder_start_token_ids: tuple[int, ...] = ()
+    """Encoder-decoder: what the decoder starts from."""
+    device_name: str = ""
+    """For ``x-compute-type``, e.g. ``cpu`` or ``nvidia-h100``."""
+    extra: dict[str, str] = field(default_factory=dict)
+    """More facts for ``/info``-like displays and logs."""
