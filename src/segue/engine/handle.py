@@ -1,0 +1,106 @@
+"""What the server holds of an engine: submit a request, read its outputs, abort it.
+
+Two implementations: ``remote.RemoteEngine`` (the engine is another process) and ``local.LocalEngine`` (the engine is a
+thread of this one). All methods belong to the event loop's thread.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from segue.core.errors import GenerationError
+from segue.core.output import EngineInfo, RequestOutput, StepStats
+from segue.core.request import Request
+
+__all__ = ["EngineHandle", "RequestStream", "StepCallback"]
+
+StepCallback = Callable[[StepStats], None]
+
+
+class EngineHandle(Protocol):
+    """The server's only view of an engine."""
+
+    on_step: list[StepCallback]
+    """Called in the event loop's thread with the statistics of every engine step, before its outputs are handed out."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """Facts about the served model. Raises ``EngineDeadError`` before the first connection."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the engine runs and can take requests now."""
+
+    def next_request_id(self) -> int:
+        """A new id, unique among all servers of one engine."""
+
+    def submit(self, request: Request) -> "RequestStream":
+        """Send ``request`` to the engine and return its outputs; never waits.
+
+        On an engine that is not healthy the stream raises ``GenerationError`` at once.
+        Raises ``ValueError`` when ``request.request_id`` is in flight already.
+        """
+
+    def abort(self, request_id: int) -> None:
+        """Free all that the request holds. Its stream ends without a last output; unknown ids are ignored."""
+
+
+class RequestStream(AsyncIterator[RequestOutput]):
+    """The outputs of one request, until the one with a ``finish_reason``; made by ``EngineHandle.submit``.
+
+    An output with ``error`` is raised as ``GenerationError``. As with a generator, the request is aborted in the engine
+    when the stream is closed early, when the task is cancelled while it waits here, or when the stream is dropped.
+    """
+
+    def __init__(self, request_id: int, abort: Callable[[int], None]) -> None:
+        """``abort`` is called at most once, in the event loop's thread, if the request is given up before its end."""
+        self.request_id = request_id
+        self._abort = abort
+        self._loop = asyncio.get_running_loop()
+        self._outputs: asyncio.Queue[RequestOutput | None] = asyncio.Queue()
+        self._is_complete = False
+        self._is_closed = False
+
+    def push(self, output: RequestOutput) -> None:
+        """Producer's side: hand over the next output."""
+        self._is_complete = self._is_complete or output.finish_reason is not None or output.error is not None
+        self._outputs.put_nowait(output)
+
+    def end(self) -> None:
+        """Producer's side: the request was aborted, no output follows."""
+        self._is_complete = True
+        self._outputs.put_nowait(None)
+
+    async def __anext__(self) -> RequestOutput:
+        if self._is_closed:
+            raise StopAsyncIteration
+        try:
+            output = await self._outputs.get()
+        except asyncio.CancelledError:
+            self._close()
+            raise
+        if output is None:
+            self._is_closed = True
+            raise StopAsyncIteration
+        if output.error is not None:
+            self._is_closed = True
+            raise GenerationError(output.error)
+        self._is_closed = output.finish_reason is not None
+        return output
+
+    async def aclose(self) -> None:
+        """End the stream; a request that has not come to its end is aborted. May be called again."""
+        self._close()
+
+    def _close(self) -> None:
+        self._is_closed = True
+        if not self._is_complete:
+            self._is_complete = True
+            self._abort(self.request_id)
+
+    def __del__(self) -> None:
+        # Garbage may be collected in any thread; a closed loop raises RuntimeError and has nothing left to abort.
+        if not self._is_complete:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._abort, self.request_id)
