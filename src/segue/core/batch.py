@@ -66,7 +66,9 @@ class ScheduledBatch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
     tokens: dict[int, tuple[TokenOutput, ...]]
-    """seq_id → sampled tokens, for each sequence with ``needs_token``."""
+    """seq_id → sampled tokens, for each sequence with ``needs_token`` that is not in ``errors``."""
+    errors: dict[int, str] = field(default_factory=dict)
+    """seq_id → why this sequence alone failed (e.g. its logits are not finite); the others' results stand."""
     prompt_logprobs: dict[int, Seq[float]] = field(default_factory=dict)
     """seq_id → logprobs of the prompt tokens that follow each token of this chunk (so of positions
     ``num_computed_tokens + 1`` up to ``num_computed_tokens + len(token_ids)``, prompt tokens only)."""

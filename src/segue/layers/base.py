@@ -1,0 +1,34 @@
+"""``Layer``: a module whose weights arrive one checkpoint tensor at a time."""
+
+import torch
+from torch import Tensor, nn
+
+from segue.core.errors import ConfigError
+
+__all__ = ["Layer", "parameter"]
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    """A weight without memory: the loader gives it its tensor."""
+    return nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
+
+
+class Layer(nn.Module):
+    """Base of every layer that holds weights."""
+
+    def takes(self, name: str) -> bool:
+        """Whether the checkpoint's tensor ``name`` belongs here."""
+        return name in self._parameters and self._parameters[name] is not None
+
+    def load(self, name: str, tensor: Tensor, part: int | None) -> None:
+        """Take the checkpoint's ``tensor`` for the parameter ``name``.
+
+        ``part``: which part of a merged parameter it is (see ``MergedLinear``), None when it is the whole.
+
+        Raises:
+            ConfigError: the shape is not the one that config.json implies.
+        """
+        expected = self.get_parameter(name).shape
+        if part is not None or tensor.shape != expected:
+            raise ConfigError(f"{name} has shape {tuple(tensor.shape)} in the checkpoint, expected {tuple(expected)}")
+        setattr(self, name, nn.Parameter(tensor, requires_grad=False))

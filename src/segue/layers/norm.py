@@ -1,0 +1,36 @@
+"""Normalizations."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from segue.layers.base import Layer, parameter
+
+__all__ = ["LayerNorm", "RMSNorm"]
+
+
+class RMSNorm(Layer):
+    """x / rms(x) · (weight + offset), rms in float32. ``offset=1`` is Gemma's form."""
+
+    def __init__(self, dim: int, eps: float, *, offset: float = 0.0) -> None:
+        super().__init__()
+        self.dim, self.eps, self.offset = dim, eps, offset
+        self.weight = parameter(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.offset:
+            return F.rms_norm(x, (self.dim,), self.weight, self.eps)
+        normed = F.rms_norm(x.float(), (self.dim,), None, self.eps)
+        return (normed * (self.weight.float() + self.offset)).to(x.dtype)
+
+
+class LayerNorm(Layer):
+    """(x - mean) / std · weight + bias."""
+
+    def __init__(self, dim: int, eps: float, *, bias: bool = True, affine: bool = True) -> None:
+        super().__init__()
+        self.dim, self.eps = dim, eps
+        self.weight = parameter(dim) if affine else None
+        self.bias = parameter(dim) if affine and bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.dim,), self.weight, self.bias, self.eps)

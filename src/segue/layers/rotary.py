@@ -1,0 +1,204 @@
+"""Rotary position embeddings (Su et al. 2021) with the scalings that checkpoints use.
+
+A ``Rotary`` is asked once a step for the positions' ``Rotation``, which every layer then applies to its q and k.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segue.core.errors import ConfigError
+
+__all__ = ["RopeParams", "Rotary", "Rotation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """cos and signed sin [num_tokens, 1, rotary_dim]: a step's rotation."""
+
+    cos: Tensor
+    sin: Tensor
+    interleaved: bool
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Rotate the first ``rotary_dim`` of the last dimension of x [num_tokens, heads, head_dim]."""
+        dim = self.cos.shape[-1]
+        if dim == x.shape[-1]:
+            return self._rotate(x)
+        return torch.cat((self._rotate(x[..., :dim]), x[..., dim:]), dim=-1)
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        """(a, b) → (a cos - b sin, b cos + a sin), pairs being halves apart or, interleaved, neighbours."""
+        swapped = (
+            x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if self.interleaved else x.roll(x.shape[-1] // 2, dims=-1)
+        )
+        return torch.addcmul(x * self.cos, swapped, self.sin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeParams:
+    """config.json's rope settings in one shape, whatever version of transformers wrote them."""
+
+    rotary_dim: int
+    theta: float
+    max_positions: int
+    rope_type: str = "default"
+    options: Mapping[str, Any]
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self.options.get(name, default)
+        if value is None:
+            raise ConfigError(f"rope type {self.rope_type!r} needs {name!r} in config.json")
+        return float(value)
+
+    @property
+    def original_max_positions(self) -> int:
+        return int(self.options.get("original_max_position_embeddings") or self.max_positions)
+
+
+class Rotary(nn.Module):
+    """Tables of cos and sin by position, grown when a longer sequence comes."""
+
+    def __init__(self, params: RopeParams, *, interleaved: bool = False) -> None:
+        super().__init__()
+        if params.rope_type not in _INVERSE_FREQUENCIES:
+            raise ConfigError(
+                f"unknown rope type {params.rope_type!r}; known: {', '.join(sorted(_INVERSE_FREQUENCIES))}"
+            )
+        self.params, self.interleaved = params, interleaved
+        self._tables: dict[tuple[bool, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def long_prompt_boundary(self) -> int | None:
+        """longrope: prompts of more tokens than this are rotated by the long factors, from their first token on."""
+        return self.params.original_max_positions if self.params.rope_type in ("longrope", "su") else None
+
+    def forward(self, positions: Tensor, is_long: Tensor | None, dtype: torch.dtype) -> Rotation:
+        """positions [num_tokens] int64; ``is_long`` [num_tokens] bool where ``long_prompt_boundary`` is set."""
+        cos, sin = self._lookup(positions, False, dtype)
+        if is_long is not None:
+            long_cos, long_sin = self._lookup(positions, True, dtype)
+            cos = torch.where(is_long[:, None, None], long_cos, cos)
+            sin = torch.where(is_long[:, None, None], long_sin, sin)
+        return Rotation(cos, sin, self.interleaved)
+
+    def reserve(self, num_positions: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Make the tables long enough, so that no step has to look at its positions' values."""
+        for is_long in (False, True) if self.long_prompt_boundary else (False,):
+            self._tables[is_long, device, dtype] = self._build(num_positions, is_long, device, dtype)
+
+    def _lookup(self, positions: Tensor, is_long: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        key = (is_long, positions.device, dtype)
+        if key not in self._tables:
+            self.reserve(self.params.max_positions, positions.device, dtype)
+        cos, sin = self._tables[key]
+        return cos[positions], sin[positions]
+
+    def _build(self, length: int, is_long: bool, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """[length, 1, rotary_dim] each, computed in float32 as transformers does."""
+        inverse, factor = _INVERSE_FREQUENCIES[self.params.rope_type](self.params, is_long)
+        positions = torch.arange(length, dtype=torch.float32)
+        if self.params.rope_type == "dynamic":
+            angles = _dynamic_angles(self.params, positions)
+        else:
+            angles = positions[:, None] * inverse
+        cos, sin = angles.cos() * factor, angles.sin() * factor
+        if self.interleaved:
+            cos, sin = cos.repeat_interleave(2, -1), torch.stack((-sin, sin), dim=-1).flatten(-2)
+        else:
+            cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+        return cos[:, None].to(device, dtype), sin[:, None].to(device, dtype)
+
+
+def _plain(theta: float, dim: int) -> Tensor:
+    return 1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim))
+
+
+def _default(params: RopeParams, is_long: bool) -> tuple[Tensor, float]:
+    return _plain(params.theta, params.rotary_dim), 1.0
+
+
+def _linear(params: RopeParams, is_long: bool) -> tuple[Tensor, float]:
+    return _plain(params.theta, params.rotary_dim) / params.number("factor"), 1.0
+
+
+def _dynamic_angles(params: RopeParams, positions: Tensor) -> Tensor:
+    """NTK-aware scaling: the base grows with the length once it passes ``max_positions``.
+
+    A token's base follows from its own position, so that its rotation does not depend on what else is in the batch.
+    """
+    dim, factor = params.rotary_dim, params.number("factor")
+    length = (positions + 1).clamp(min=params.max_positions)
+    growth = (factor * length / params.max_positions) - (factor - 1)
+    theta = params.theta * growth ** (dim / (dim - 2))
+    exponents = torch.arange(0, dim, 2, dtype=torch.int64).float() / dim
+    return positions[:, None] * (1.0 / theta[:, None] ** exponents)
+
+
+def _yarn(params: RopeParams, is_long: bool) -> tuple[Tensor, float]:
+    """Peng et al. 2023, "YaRN": interpolate low frequencies, keep high ones, ramp between."""
+    dim, original = params.rotary_dim, params.original_max_positions
+    factor = params.number("factor", params.max_positions / original)
+
+    def mscale(scale: float, weight: float = 1.0) -> float:
+        return 1.0 if scale <= 1 else 0.1 * weight * math.log(scale) + 1.0
+
+    attention_factor = params.options.get("attention_factor")
+    if attention_factor is None:
+        weight, all_dim = params.options.get("mscale"), params.options.get("mscale_all_dim")
+        attention_factor = mscale(factor, weight) / mscale(factor, all_dim) if weight and all_dim else mscale(factor)
+
+    def correction_dim(rotations: float) -> float:
+        return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(params.theta))
+
+    low = correction_dim(float(params.options.get("beta_fast") or 32))
+    high = correction_dim(float(params.options.get("beta_slow") or 1))
+    if params.options.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001
+    keep = 1 - ((torch.arange(dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    plain = _plain(params.theta, dim)
+    return plain / factor * (1 - keep) + plain * keep, float(attention_factor)
+
+
+def _llama3(params: RopeParams, is_long: bool) -> tuple[Tensor, float]:
+    """Llama 3.1's: wavelengths beyond the old context are stretched by ``factor``, with a smooth band between."""
+    factor, original = params.number("factor"), params.original_max_positions
+    low, high = params.number("low_freq_factor"), params.number("high_freq_factor")
+    plain = _plain(params.theta, params.rotary_dim)
+    wavelength = 2 * math.pi / plain
+    smooth = (original / wavelength - low) / (high - low)
+    smoothed = (1 - smooth) * plain / factor + smooth * plain
+    scaled = torch.where(wavelength > original / low, plain / factor, plain)
+    between = (wavelength >= original / high) & (wavelength <= original / low)
+    return torch.where(between, smoothed, scaled), 1.0
+
+
+def _longrope(params: RopeParams, is_long: bool) -> tuple[Tensor, float]:
+    """Ding et al. 2024, "LongRoPE": a factor a frequency, one set for short prompts and one for long ones."""
+    factors = params.options["long_factor" if is_long else "short_factor"]
+    original = params.original_max_positions
+    scale = params.options.get("factor") or params.max_positions / original
+    attention_factor = params.options.get("attention_factor")
+    if attention_factor is None:
+        attention_factor = 1.0 if scale <= 1 else math.sqrt(1 + math.log(scale) / math.log(original))
+    plain = _plain(params.theta, params.rotary_dim)
+    return plain / torch.tensor(factors, dtype=torch.float32), float(attention_factor)
+
+
+_INVERSE_FREQUENCIES = {
+    "default": _default,
+    "dynamic": _default,
+    "linear": _linear,
+    "llama3": _llama3,
+    "longrope": _longrope,
+    "su": _longrope,
+    "yarn": _yarn,
+}
+"""rope type → (inverse frequencies [rotary_dim / 2] float32, what cos and sin are multiplied by)."""

@@ -1,0 +1,117 @@
+"""From a folder to a model with weights: safetensors by memory map, ``.bin`` without running pickled code."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from segue.core.errors import ConfigError
+from segue.layers.base import Layer
+from segue.models.base import Model
+
+__all__ = ["Progress", "load_weights", "weight_files"]
+
+Progress = Callable[[int, int], None]
+"""Told (bytes done, bytes in all) while weights load."""
+
+logger = logging.getLogger(__name__)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The checkpoint's weight files: safetensors where there are any, else PyTorch's.
+
+    Raises:
+        ConfigError: there are none, or an index names a file that is missing.
+    """
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        index = folder / f"{stem}.{suffix}.index.json"
+        if index.exists():
+            return _indexed(index)
+        if (single := folder / f"{stem}.{suffix}").exists():
+            return [single]
+    if loose := sorted(folder.glob("*.safetensors")):
+        return loose
+    raise ConfigError(f"{folder} holds no weights (neither *.safetensors nor pytorch_model*.bin)")
+
+
+def _indexed(index: Path) -> list[Path]:
+    names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    if any(Path(name).name != name for name in names):
+        raise ConfigError(f"{index} names a file outside its folder")
+    files = [index.parent / name for name in names]
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise ConfigError(f"{index.name} names files that are not there: {', '.join(missing)}")
+    return files
+
+
+def load_weights(
+    model: Model, folder: Path, *, dtype: torch.dtype, device: torch.device, progress: Progress | None = None
+) -> None:
+    """Give every parameter of ``model`` its tensor from ``folder``, as ``dtype`` on ``device``.
+
+    Raises:
+        ConfigError: a tensor has the wrong shape, or parameters are missing.
+    """
+    files = weight_files(folder)
+    total = sum(file.stat().st_size for file in files)
+    done = 0
+    modules = dict(model.named_modules())
+    unexpected: list[str] = []
+    for file in files:
+        for name, tensor in _read(file):
+            if not name.endswith(model.ignored):
+                for target, value in model.convert(name, tensor):
+                    if not _assign(model, modules, target, value, dtype, device):
+                        unexpected.append(target)
+            done += tensor.nbytes
+            if progress is not None:
+                progress(done, total)
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing:
+        raise ConfigError(f"{folder} lacks {len(missing)} weights, e.g. {', '.join(missing[:4])}")
+    if unexpected:
+        logger.warning("%d tensors of the checkpoint were not used, e.g. %s", len(unexpected), unexpected[0])
+    model.finish_loading()
+
+
+def _read(file: Path) -> Iterator[tuple[str, Tensor]]:
+    if file.suffix == ".safetensors":
+        with ExitStack() as stack:
+            handle: Any = stack.enter_context(safe_open(file, framework="pt"))
+            for name in handle.keys():  # noqa: SIM118 - not a dict
+                yield name, handle.get_tensor(name)
+        return
+    try:
+        tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except RuntimeError:  # the format before PyTorch 1.6 cannot be mapped
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    yield from tensors.items()
+
+
+def _assign(
+    model: Model, modules: dict[str, nn.Module], name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """False when no module of the model takes this name."""
+    path, _, leaf = name.rpartition(".")
+    part: int | None = None
+    parent, _, last = path.rpartition(".")
+    if last in model.packed:
+        merged, part = model.packed[last]
+        path = f"{parent}.{merged}" if parent else merged
+    module = modules.get(path) or modules.get(model.prefix + path)
+    if not isinstance(module, Layer) or not module.takes(leaf):
+        return False
+    if part is None:
+        # A copy of its own: aligned memory, and the file's pages can go.
+        tensor = tensor.to(device=device, dtype=dtype, copy=True)
+    else:
+        tensor = tensor.to(dtype=dtype) if device.type == "cpu" else tensor.to(device=device, dtype=dtype)
+    module.load(leaf, tensor, part)
+    return True

@@ -1,0 +1,27 @@
+"""Which family runs which checkpoint: a plain table, families imported when asked for."""
+
+from importlib import import_module
+
+from segue.models.base import Model
+from segue.models.config import HFConfig
+
+__all__ = ["FAMILIES", "find_family"]
+
+FAMILIES: dict[str, tuple[str, str]] = {
+    "llama": ("llama", "LlamaForCausalLM"),
+    "mistral": ("llama", "LlamaForCausalLM"),
+    "qwen2": ("llama", "LlamaForCausalLM"),
+    "qwen3": ("llama", "LlamaForCausalLM"),
+}
+"""config.json's ``model_type`` → (module of this package, class)."""
+
+
+def find_family(config: HFConfig) -> type[Model] | None:
+    """The class written here for this checkpoint, None where there is none (the fallback then runs it)."""
+    entry = FAMILIES.get(config.model_type)
+    if entry is None:
+        return None
+    module, name = entry
+    family = getattr(import_module(f"segue.models.{module}"), name)
+    assert issubclass(family, Model)
+    return family

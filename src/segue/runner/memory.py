@@ -1,0 +1,46 @@
+"""How much memory is free, and how large the KV pool may be."""
+
+from pathlib import Path
+
+import torch
+
+__all__ = ["available_bytes", "default_kv_cache_bytes"]
+
+CPU_DEFAULT_LIMIT = 2 * 1024**3
+"""Without a setting the CPU pool takes at most this: memory that other programs on the machine may need."""
+CPU_DEFAULT_SHARE = 0.25
+
+
+def available_bytes(device: torch.device) -> int:
+    """Free memory of the device; on CPU what the machine and the container's limit leave."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    return min(_machine_available(), _container_available())
+
+
+def default_kv_cache_bytes(device: torch.device, memory_fraction: float) -> int:
+    free = available_bytes(device)
+    if device.type == "cuda":
+        return int(free * memory_fraction)
+    return min(int(free * CPU_DEFAULT_SHARE), CPU_DEFAULT_LIMIT)
+
+
+def _machine_available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux: assume a small machine
+    return 4 * 1024**3
+
+
+def _container_available() -> int:
+    """What a cgroup v2 limit leaves; a very large number without one."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text("ascii"))
+    except (OSError, ValueError):
+        return 2**62
+    return 2**62 if limit == "max" else max(0, int(limit) - used)

@@ -1,0 +1,106 @@
+"""Runs one step: ``execute(ScheduledBatch) → StepOutput``. Tensors live and die in here.
+
+The runner keeps nothing of a sequence between steps but its K/V in the pool, so that preempting or finishing one
+needs no word to it. It knows no request, no scheduler and no text.
+"""
+
+import time
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+from segue.core.batch import ScheduledBatch, ScheduledSequence, StepOutput
+from segue.core.errors import GenerationError
+from segue.core.output import TokenOutput
+from segue.layers.attention import ForwardContext
+from segue.models.base import Model, Seq2SeqModel
+from segue.runner.input_batch import KVCaches, encoder_batch, input_batch
+from segue.sampling.sampler import Sampler, SamplingRow, prompt_logprobs
+
+__all__ = ["ModelRunner"]
+
+LOGPROB_ROWS = 256
+"""Prompt logprobs are computed for so many positions at a time: [256, vocab] logits, not [prompt, vocab]."""
+
+
+class ModelRunner:
+    """A model, its KV pool and the sampler on one device."""
+
+    def __init__(
+        self, model: Model, kv_caches: KVCaches, block_size: int, device: torch.device, sampler: Sampler
+    ) -> None:
+        self.model, self.kv_caches, self.block_size, self.device = model, kv_caches, block_size, device
+        self.sampler = sampler
+
+    @torch.inference_mode()
+    def execute(self, batch: ScheduledBatch) -> StepOutput:
+        started = time.perf_counter()
+        self._encode(batch.sequences)
+        inputs = input_batch(batch, self.kv_caches, self.block_size, self.device, self.model.long_prompt_boundary)
+        hidden = self.model(inputs.input_ids, inputs.positions, inputs.ctx)
+        sampled = [(i, s) for i, s in enumerate(batch.sequences) if s.needs_token]
+        logits = self._logits(hidden, inputs.ctx, [i for i, _ in sampled]) if sampled else None
+        scored = {
+            s.seq_id: self._prompt_logprobs(hidden[inputs.ctx.attention.query_starts[i] :], s)
+            for i, s in enumerate(batch.sequences)
+            if s.sampling.prompt_logprobs and s.num_computed_tokens < s.num_prompt_tokens
+        }
+        forwarded = time.perf_counter()
+        tokens, errors = self._sample(logits, [s for _, s in sampled]) if logits is not None else ({}, {})
+        return StepOutput(
+            tokens=tokens,
+            errors=errors,
+            prompt_logprobs=scored,
+            forward_s=forwarded - started,
+            sample_s=time.perf_counter() - forwarded,
+        )
+
+    def _encode(self, sequences: Seq[ScheduledSequence]) -> None:
+        encoding = [s for s in sequences if s.encoder is not None and s.encoder.run]
+        if encoding:
+            assert isinstance(self.model, Seq2SeqModel)
+            inputs = encoder_batch(encoding, self.kv_caches, self.block_size, self.device)
+            self.model.encode(inputs.input_ids, inputs.positions, inputs.ctx)
+
+    def _logits(self, hidden: Tensor, ctx: ForwardContext, sequences: Seq[int]) -> Tensor:
+        """Logits [len(sequences), vocab] after the last token of each sequence."""
+        starts = ctx.attention.query_starts
+        rows = [starts[i + 1] - 1 for i in sequences]
+        if len(rows) != hidden.shape[0]:
+            hidden = hidden[torch.tensor(rows, device=self.device)]
+        return self.model.compute_logits(hidden)
+
+    def _sample(
+        self, logits: Tensor, sequences: Seq[ScheduledSequence]
+    ) -> tuple[dict[int, tuple[TokenOutput, ...]], dict[int, str]]:
+        rows = [
+            SamplingRow(params=s.sampling, history=s.history, seed=s.seed, position=len(s.history)) for s in sequences
+        ]
+        tokens: dict[int, tuple[TokenOutput, ...]] = {}
+        errors: dict[int, str] = {}
+        for sequence, result in zip(sequences, self.sampler.sample(logits, rows), strict=True):
+            if isinstance(result, GenerationError):
+                errors[sequence.seq_id] = result.reason
+                self._wipe(sequence)
+            else:
+                tokens[sequence.seq_id] = (result,)
+        return tokens, errors
+
+    def _wipe(self, sequence: ScheduledSequence) -> None:
+        """Zero a failed sequence's blocks: padding is read before it is masked, and NaN would spread from there."""
+        blocks = torch.tensor(list(sequence.block_table), device=self.device)
+        for k_cache, v_cache in self.kv_caches:
+            k_cache[blocks] = 0
+            v_cache[blocks] = 0
+
+    def _prompt_logprobs(self, hidden: Tensor, sequence: ScheduledSequence) -> Seq[float]:
+        """``hidden``: from this sequence's first row on. One logprob a prompt token that a token of the chunk leads to."""
+        first = sequence.num_computed_tokens + 1
+        last = min(first + len(sequence.token_ids), sequence.num_prompt_tokens)
+        targets = list(sequence.history[first:last])
+        scores: list[float] = []
+        for start in range(0, len(targets), LOGPROB_ROWS):
+            part = targets[start : start + LOGPROB_ROWS]
+            scores.extend(prompt_logprobs(self.model.compute_logits(hidden[start : start + len(part)]), part))
+        return scores
