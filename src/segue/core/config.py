@@ -309,15 +309,7 @@ def _refuse_what_comes_later(config: ServeConfig) -> None:
 
 
 def _check_numbers(config: ServeConfig) -> None:
-    positive = ("validation_workers", "max_batch_size", "max_concurrent_requests", "max_best_of", "block_size")
-    positive += (
-        "num_threads",
-        "max_input_tokens",
-        "max_total_tokens",
-        "max_batch_prefill_tokens",
-        "max_client_batch_size",
-    )
-    for name in positive:
+    for name in _POSITIVE:
         value = getattr(config, name)
         if value is not None and value <= 0:
             raise ConfigError(f"`{name}` must be > 0")

@@ -1,0 +1,167 @@
+"""``ServeConfig`` is TGI's launcher, flag by flag; what this version cannot do is refused."""
+
+import os
+
+import pytest
+
+from segue.core.config import OptionError, ServeConfig, resolve, resolve_connect
+from segue.core.errors import ConfigError
+from segue.core.options import option_table
+
+TGI_LAUNCHER = {
+    "model_id": "bigscience/bloom-560m",
+    "revision": None,
+    "validation_workers": 2,
+    "sharded": None,
+    "num_shard": None,
+    "quantize": None,
+    "speculate": None,
+    "dtype": None,
+    "kv_cache_dtype": None,
+    "trust_remote_code": False,
+    "max_concurrent_requests": 128,
+    "max_best_of": 2,
+    "max_stop_sequences": 4,
+    "max_top_n_tokens": 5,
+    "max_input_tokens": None,
+    "max_input_length": None,
+    "max_total_tokens": None,
+    "waiting_served_ratio": 0.3,
+    "max_batch_prefill_tokens": None,
+    "max_batch_total_tokens": None,
+    "max_waiting_tokens": 20,
+    "max_batch_size": None,
+    "cuda_graphs": (1, 2, 4, 8, 16, 32),
+    "hostname": "0.0.0.0",
+    "port": 3000,
+    "prometheus_port": 9000,
+    "shard_uds_path": "/tmp/text-generation-server",
+    "master_addr": "localhost",
+    "master_port": 29500,
+    "huggingface_hub_cache": None,
+    "weights_cache_override": None,
+    "disable_custom_kernels": False,
+    "cuda_memory_fraction": 1.0,
+    "rope_scaling": None,
+    "rope_factor": None,
+    "json_output": False,
+    "otlp_endpoint": None,
+    "otlp_service_name": "text-generation-inference.router",
+    "cors_allow_origin": (),
+    "api_key": None,
+    "watermark_gamma": None,
+    "watermark_delta": None,
+    "ngrok": False,
+    "ngrok_authtoken": None,
+    "ngrok_edge": None,
+    "tokenizer_config_path": None,
+    "disable_grammar_support": False,
+    "env": False,
+    "max_client_batch_size": 4,
+    "lora_adapters": (),
+    "usage_stats": "on",
+    "payload_limit": 2000000,
+    "enable_prefill_logprobs": False,
+    "graceful_termination_timeout": 90,
+    "max_image_fetch_size": 1073741824,
+}
+
+
+@pytest.mark.parametrize("name", TGI_LAUNCHER)
+def test_names_and_defaults_are_those_of_tgi(name: str) -> None:
+    entry = next(entry for entry in option_table(ServeConfig) if entry.name == name)
+    assert entry.default == TGI_LAUNCHER[name]
+    assert entry.flag == "--" + name.replace("_", "-")
+    assert entry.env == (() if name == "env" else (name.upper(),))
+
+
+def test_every_option_has_a_help_text_and_its_own_names() -> None:
+    table = option_table(ServeConfig)
+    assert all(entry.help and entry.group for entry in table)
+    variables = [name for entry in table for name in entry.env]
+    assert len(variables) == len(set(variables))
+
+
+def test_environment_is_read_when_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "PORT", "80")
+    assert resolve({}).port == 80
+    assert resolve({}, {}).port == 3000
+
+
+def test_tokens_of_the_hub_by_tgis_precedence() -> None:
+    assert resolve({}, {"HF_API_TOKEN": "c"}).hf_token == "c"
+    assert resolve({}, {"HF_API_TOKEN": "c", "HUGGING_FACE_HUB_TOKEN": "b", "HF_TOKEN": "a"}).hf_token == "a"
+
+
+def test_old_name_of_max_input_tokens() -> None:
+    assert resolve({"max_input_length": 7}, {}).max_input_tokens == 7
+    with pytest.raises(ConfigError, match="Both `max_input_tokens` and `max_input_length` are set"):
+        resolve({"max_input_length": 7, "max_input_tokens": 7}, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_input_tokens": 10, "max_total_tokens": 10}, "`max_input_tokens`(10) must be < `max_total_tokens`(10)"),
+        ({"validation_workers": 0}, "`validation_workers` must be > 0"),
+        ({"max_batch_size": 0}, "`max_batch_size` must be > 0"),
+        ({"num_shard": 0}, "`num_shard` cannot be < 1"),
+        ({"sharded": True, "num_shard": 1}, "`sharded` is true but `num_shard` <= 1"),
+        (
+            {"max_batch_prefill_tokens": 9, "max_batch_total_tokens": 8},
+            "`max_batch_prefill_tokens` must be <= `max_batch_total_tokens`. Given: 9 and 8",
+        ),
+        (
+            {"max_total_tokens": 9, "max_batch_total_tokens": 8},
+            "`max_total_tokens` must be <= `max_batch_total_tokens`. Given: 9 and 8",
+        ),
+        (
+            {"max_batch_prefill_tokens": 5, "max_input_tokens": 6, "prefill_chunking": False},
+            "`max_batch_prefill_tokens` must be >= `max_input_tokens`. Given: 5 and 6",
+        ),
+        (
+            {"dtype": "float16", "quantize": "gptq"},
+            "Only 1 can be set between `dtype` and `quantize`, as they both decide how goes the final model.",
+        ),
+        ({"tgi_wiggle_room": 1.5}, "`tgi_wiggle_room` must be > 0 and <= 1"),
+        ({"payload_limit": -1}, "`payload_limit` must be >= 0"),
+    ],
+)
+def test_options_that_contradict_each_other(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(given, {})
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"SHARDED": "true"}, "--sharded"),
+        ({"NUM_SHARD": "2"}, "--num-shard 2"),
+        ({"QUANTIZE": "gptq"}, "--quantize gptq"),
+        ({"KV_CACHE_DTYPE": "fp8_e5m2"}, "--kv-cache-dtype fp8_e5m2"),
+        ({"SPECULATE": "2"}, "--speculate 2"),
+        ({"LORA_ADAPTERS": "a,b"}, "--lora-adapters"),
+        ({"OTLP_ENDPOINT": "http://127.0.0.1:4317"}, "--otlp-endpoint"),
+        ({"NGROK": "true"}, "--ngrok"),
+    ],
+)
+def test_what_is_not_in_this_version_is_refused(environ: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigError, match="is not in this version of Segue") as caught:
+        resolve({}, environ)
+    assert f"`{named}" in str(caught.value)
+
+
+@pytest.mark.parametrize("environ", [{"SHARDED": "false"}, {"NUM_SHARD": "1"}, {"SPECULATE": "0"}])
+def test_asking_for_the_default_of_a_later_feature_is_fine(environ: dict[str, str]) -> None:
+    resolve({}, environ)
+
+
+def test_wrong_values_of_variables_are_usage_errors() -> None:
+    with pytest.raises(OptionError, match="possible values: awq"):
+        resolve({}, {"QUANTIZE": "int3"})
+
+
+def test_connect_config() -> None:
+    assert resolve_connect({}, {}).url == "http://127.0.0.1:3000"
+    assert resolve_connect({}, {"SEGUE_URL": "http://10.0.0.1", "API_KEY": "k"}).api_key == "k"
