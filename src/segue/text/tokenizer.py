@@ -1,0 +1,143 @@
+"""Text to token ids and back, equal to ``transformers.AutoTokenizer`` on the same folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from segue.core.errors import ConfigError, ValidationError
+from segue.text.pieces import TokenPieces, make_token_pieces
+from segue.text.tokenizer_files import TokenizerFiles, missing_tokens, read_tokenizer_files
+
+__all__ = ["TokenSpan", "Tokenizer"]
+
+# transformers writes int(1e30) where a model has no limit; any length above this one means the same.
+_UNLIMITED_LENGTH = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpan:
+    """One token of TGI's ``/tokenize``. ``start`` and ``stop`` count the input's UTF-8 bytes.
+
+    A token that is only a part of a character spans the whole character; one that stands for no input (BOS) has ""
+    and 0, 0.
+    """
+
+    id: int
+    text: str
+    start: int
+    stop: int
+
+
+class Tokenizer:
+    """The tokenizer of one model folder. Thread-safe; encoding and decoding release the interpreter lock.
+
+    ``tokenizer.json`` decides what is added around a text (its post-processor), as in transformers 5, which ignores
+    ``add_bos_token`` and ``add_eos_token`` of the config where that file exists.
+    """
+
+    def __init__(self, files: TokenizerFiles) -> None:
+        self._backend = _make_backend(files)
+        config = files.config
+        self.bos_token = self._known_token(config.get("bos_token"), files.default_bos_token)
+        self.eos_token = self._known_token(config.get("eos_token"), files.default_eos_token)
+        self.bos_token_id: int | None = self._id_of(self.bos_token)
+        self.eos_token_id: int | None = self._id_of(self.eos_token)
+        self.chat_templates = files.chat_templates
+        """Name → Jinja source; the one to use without further choice is named ``default``."""
+        length = config.get("model_max_length", config.get("max_len"))
+        self.model_max_length = int(length) if length is not None and length < _UNLIMITED_LENGTH else None
+        """Tokens the model was made for, where the tokenizer config says so."""
+        added = self._backend.get_added_tokens_decoder()
+        self.special_token_ids = frozenset(
+            {token_id for token_id, token in added.items() if token.special}
+            | {token_id for token_id in (self.bos_token_id, self.eos_token_id) if token_id is not None}
+        )
+        self.vocab_size: int = self._backend.get_vocab_size(with_added_tokens=True)
+        """Number of ids, added tokens included."""
+
+    @classmethod
+    def from_folder(cls, path: str | Path, *, tokenizer_config_path: str | Path | None = None) -> "Tokenizer":
+        """Read ``tokenizer.json`` and the config files beside it.
+
+        ``tokenizer_config_path`` is read in place of the folder's ``tokenizer_config.json``.
+        Raises ConfigError when a file is missing or wrong.
+        """
+        alternative = None if tokenizer_config_path is None else Path(tokenizer_config_path)
+        return cls(read_tokenizer_files(Path(path), tokenizer_config_path=alternative))
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Raises ValidationError for a text that cannot be UTF-8 (a lone surrogate)."""
+        ids: list[int] = self._encode(text, add_special_tokens).ids
+        return ids
+
+    def encode_with_offsets(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
+        """As ``encode``, with the place of each token. Raises ValidationError as ``encode`` does."""
+        encoding = self._encode(text, add_special_tokens)
+        byte_at = range(len(text) + 1) if text.isascii() else [0, *accumulate(_utf8_length(char) for char in text)]
+        return [
+            TokenSpan(token_id, text[start:stop], byte_at[start], byte_at[stop])
+            for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """What transformers' ``decode(…, clean_up_tokenization_spaces=False)`` gives. Unknown ids give nothing."""
+        text: str = self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token_to_id(self, token: str) -> int | None:
+        token_id: int | None = self._backend.token_to_id(token)
+        return token_id
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The vocabulary's own spelling, e.g. ``Ġthe`` or ``▁the``."""
+        token: str | None = self._backend.id_to_token(token_id)
+        return token
+
+    def to_json(self) -> str:
+        """The complete tokenizer in ``tokenizer.json`` form, the config's additions included."""
+        text: str = self._backend.to_str()
+        return text
+
+    @cached_property
+    def pieces(self) -> TokenPieces | None:
+        """Texts of single tokens; None when this tokenizer's decoder looks at neighbours."""
+        return make_token_pieces(self._backend)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> Any:
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens)
+        except Exception as error:
+            raise ValidationError(f"tokenizer error {error}") from error
+
+    def _known_token(self, configured: object, default: str | None) -> str | None:
+        if configured is not None:
+            content = configured.get("content") if isinstance(configured, dict) else configured
+            return str(content) if content else None
+        return default if self._id_of(default) is not None else None
+
+    def _id_of(self, token: str | None) -> int | None:
+        return None if token is None else self.token_to_id(token)
+
+
+def _make_backend(files: TokenizerFiles) -> Any:
+    try:
+        backend = tokenizers.Tokenizer.from_str(files.tokenizer_json)
+    except Exception as error:
+        raise ConfigError(f"tokenizer.json cannot be read: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = bool(files.config.get("split_special_tokens", False))
+    new_tokens = missing_tokens(files, backend.get_added_tokens_decoder())
+    if new_tokens:
+        backend.add_tokens(new_tokens)
+    return backend
+
+
+def _utf8_length(char: str) -> int:
+    code = ord(char)
+    return 1 if code < 0x80 else 2 if code < 0x800 else 3 if code < 0x10000 else 4
