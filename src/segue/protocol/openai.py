@@ -1,0 +1,392 @@
+"""OpenAI's dialect as TGI speaks it: `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/chat_tokenize`."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from segue.protocol.tgi import GrammarType, TokenizeResponse
+from segue.protocol.wire import F32, U32, U64, Untagged, WireModel
+
+__all__ = [
+    "ChatCompletion",
+    "ChatCompletionChoice",
+    "ChatCompletionChunk",
+    "ChatCompletionComplete",
+    "ChatCompletionDelta",
+    "ChatCompletionLogprob",
+    "ChatCompletionLogprobs",
+    "ChatCompletionTopLogprob",
+    "ChatRequest",
+    "ChatTokenizeResponse",
+    "Chunk",
+    "CompletionComplete",
+    "CompletionFinal",
+    "CompletionRequest",
+    "DeltaToolCall",
+    "Function",
+    "FunctionDefinition",
+    "FunctionName",
+    "ImageChunk",
+    "Message",
+    "MessageContent",
+    "ModelInfo",
+    "ModelsInfo",
+    "NamedToolChoice",
+    "OutputMessage",
+    "Prompt",
+    "StreamOptions",
+    "TextChunk",
+    "TextMessage",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolCallMessage",
+    "ToolChoice",
+    "Url",
+    "Usage",
+]
+
+
+class FunctionDefinition(WireModel):
+    """A function that the model may call, or a call of it."""
+
+    name: str
+    description: str | None = None
+    arguments: Any = Field(validation_alias=AliasChoices("parameters", "arguments"))
+    """Of a tool: JSON Schema of the arguments. Of a call: the arguments as JSON text."""
+
+
+class Tool(WireModel):
+    """Something that the model may call."""
+
+    type: str = Field(examples=["function"])
+    function: FunctionDefinition
+
+
+class ToolCall(WireModel):
+    """A call that the model wants made."""
+
+    id: str
+    type: str
+    function: FunctionDefinition
+
+
+class FunctionName(WireModel):
+    """A function by name."""
+
+    name: str
+
+
+class NamedToolChoice(WireModel):
+    """This function and no other."""
+
+    type: Literal["function"] = "function"
+    function: FunctionName
+
+
+ToolChoice = Annotated[str | NamedToolChoice, Untagged("ToolChoice")]
+"""``auto``, ``none``, ``required``, or a function."""
+
+
+class Url(WireModel):
+    """An address; ``data:`` works too."""
+
+    url: str
+
+
+class TextChunk(WireModel):
+    """Text as a part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageChunk(WireModel):
+    """An image as a part of a message."""
+
+    type: Literal["image_url"]
+    image_url: Url
+
+
+MessageChunk = Annotated[TextChunk | ImageChunk, Field(discriminator="type")]
+MessageContent = Annotated[str | list[MessageChunk], Untagged("MessageContent")]
+
+
+class Message(WireModel):
+    """One message of a conversation. Either ``content`` or ``tool_calls`` is needed."""
+
+    role: str = Field(examples=["user"])
+    content: MessageContent | None = Field(default=None, examples=["What is Deep Learning?"])
+    tool_calls: list[ToolCall] | None = None
+    name: str | None = Field(default=None, examples=["David"])
+
+    @model_validator(mode="after")
+    def _has_a_body(self) -> Self:
+        if self.content is None and self.tool_calls is None:
+            raise PydanticCustomError(
+                "untagged", "data did not match any variant of untagged enum {enum}", {"enum": "MessageBody"}
+            )
+        return self
+
+
+class StreamOptions(WireModel):
+    """What a stream carries besides the text."""
+
+    include_usage: bool = Field(default=False, examples=[True])
+    """Send a last chunk without choices that carries the usage."""
+
+
+class ChatRequest(WireModel):
+    """A conversation and how to continue it."""
+
+    model: str | None = Field(default=None, examples=["tgi"])
+    """Echoed back; the served model answers whatever the name is."""
+    messages: list[Message]
+    frequency_penalty: F32 | None = Field(default=None, examples=[1.0])
+    """From -2 to 2."""
+    logit_bias: list[F32] | None = None
+    logprobs: bool | None = Field(default=None, examples=[False])
+    """Return each generated token's logprob."""
+    top_logprobs: U32 | None = Field(default=None, examples=[5])
+    """Return so many of the most probable tokens for each generated one."""
+    max_tokens: U32 | None = Field(default=None, examples=[32])
+    """Most tokens to generate; as many as the model's limit allows when absent."""
+    max_completion_tokens: U32 | None = Field(default=None, examples=[32])
+    """The newer name of ``max_tokens``; one of them only."""
+    n: U32 | None = Field(default=None, examples=[1])
+    presence_penalty: F32 | None = Field(default=None, examples=[0.1])
+    """From -2 to 2; acts as a ``repetition_penalty`` of this plus 2."""
+    stop: list[str] | None = None
+    """End the generation after any of these strings."""
+    stream: bool = False
+    """Answer with server-sent events."""
+    seed: U64 | None = Field(default=None, examples=[42])
+    """The same seed gives the same sampled text."""
+    temperature: F32 | None = Field(default=None, examples=[1.0])
+    """0 takes the most probable token each time; samples otherwise."""
+    top_p: F32 | None = Field(default=None, examples=[0.95])
+    """Sample among the most probable tokens that together have this probability. Between 0 and 1, both excluded."""
+    tools: list[Tool] | None = None
+    """Functions that the model may call."""
+    tool_prompt: str | None = None
+    """Text that introduces the tools."""
+    tool_choice: ToolChoice | None = None
+    """``auto``, ``none``, ``required``, or a function."""
+    response_format: GrammarType | None = None
+    """Constrain the text."""
+    stream_options: StreamOptions = Field(default_factory=StreamOptions)
+
+    @model_validator(mode="after")
+    def _names_max_tokens_once(self) -> Self:
+        if {"max_tokens", "max_completion_tokens"} <= self.model_fields_set:
+            raise PydanticCustomError("duplicate", "duplicate field `{field}`", {"field": "max_tokens"})
+        return self
+
+
+class ChatTokenizeResponse(WireModel):
+    """The prompt that a conversation becomes, and its tokens."""
+
+    tokenize_response: TokenizeResponse
+    templated_text: str
+
+
+class Usage(WireModel):
+    """Tokens of a request."""
+
+    prompt_tokens: U32
+    completion_tokens: U32
+    total_tokens: U32
+
+
+class ChatCompletionTopLogprob(WireModel):
+    """One of the most probable tokens."""
+
+    token: str
+    logprob: F32 | None
+
+
+class ChatCompletionLogprob(WireModel):
+    """A generated token's logprob."""
+
+    token: str
+    logprob: F32 | None
+    top_logprobs: list[ChatCompletionTopLogprob]
+
+
+class ChatCompletionLogprobs(WireModel):
+    """Logprobs of generated tokens."""
+
+    content: list[ChatCompletionLogprob]
+
+
+class TextMessage(WireModel):
+    """The model's answer as text."""
+
+    role: str = Field(examples=["assistant"])
+    content: str
+
+
+class ToolCallMessage(WireModel):
+    """The model's answer as calls."""
+
+    role: str = Field(examples=["assistant"])
+    tool_calls: list[ToolCall]
+
+
+OutputMessage = ToolCallMessage | TextMessage
+
+
+class ChatCompletionComplete(WireModel):
+    """The model's answer."""
+
+    index: U32
+    message: OutputMessage
+    logprobs: ChatCompletionLogprobs | None = None
+    finish_reason: str
+
+
+class ChatCompletion(WireModel):
+    """Answer of ``/v1/chat/completions``."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    id: str
+    created: U64 = Field(examples=[1706270835])
+    model: str
+    system_fingerprint: str
+    choices: list[ChatCompletionComplete]
+    usage: Usage
+
+
+class Function(WireModel):
+    """A piece of a streamed call."""
+
+    name: str | None = None
+    arguments: str
+
+
+class DeltaToolCall(WireModel):
+    """A piece of a streamed call."""
+
+    index: U32
+    id: str
+    type: str
+    function: Function
+
+
+class ToolCallDelta(WireModel):
+    """The next piece of the answer, as calls."""
+
+    role: str = Field(examples=["assistant"])
+    tool_calls: list[DeltaToolCall]
+
+
+ChatCompletionDelta = ToolCallDelta | TextMessage
+
+
+class ChatCompletionChoice(WireModel):
+    """The next piece of the answer."""
+
+    index: U32
+    delta: ChatCompletionDelta
+    logprobs: ChatCompletionLogprobs | None = None
+    finish_reason: str | None = None
+
+
+class ChatCompletionChunk(WireModel):
+    """One event of a streamed chat."""
+
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    id: str
+    created: U64 = Field(examples=[1706270978])
+    model: str
+    system_fingerprint: str
+    choices: list[ChatCompletionChoice]
+    usage: Usage | None = None
+
+
+Prompt = Annotated[str | list[str], Untagged("Prompt")]
+
+
+class CompletionRequest(WireModel):
+    """One or more prompts and how to continue them."""
+
+    model: str | None = Field(default=None, examples=["tgi"])
+    """The served model answers whatever the name is."""
+    prompt: Prompt = Field(examples=["What is Deep Learning?"])
+    """A prompt, or a list of them."""
+    max_tokens: U32 | None = Field(default=None, examples=[32])
+    """Most tokens to generate; as many as the model's limit allows when absent."""
+    temperature: F32 | None = Field(default=None, examples=[1.0])
+    """0 takes the most probable token each time; samples otherwise."""
+    top_p: F32 | None = Field(default=None, examples=[0.95])
+    """Sample among the most probable tokens that together have this probability. Between 0 and 1, both excluded."""
+    stream: bool = False
+    """Answer with server-sent events."""
+    seed: U64 | None = Field(default=None, examples=[42])
+    """The same seed gives the same sampled text."""
+    suffix: str | None = None
+    """Not supported: must be null."""
+    repetition_penalty: F32 | None = None
+    """Logits of tokens seen so far are divided (positive) or multiplied (negative) by this; 1 is off."""
+    frequency_penalty: F32 | None = Field(default=None, examples=[1.0])
+    """From -2 to 2."""
+    stop: list[str] | None = None
+    """End the generation after any of these strings."""
+
+    @model_validator(mode="after")
+    def _has_a_prompt(self) -> Self:
+        if not self.prompt and isinstance(self.prompt, list):
+            raise PydanticCustomError("empty_prompt", "Empty array detected. Do not use an empty array for the prompt.")
+        return self
+
+
+class CompletionComplete(WireModel):
+    """The continuation of one prompt, or the next piece of it."""
+
+    index: U32
+    """Of the prompt."""
+    text: str
+    logprobs: list[F32] | None = None
+    finish_reason: str
+
+
+class CompletionFinal(WireModel):
+    """Answer of ``/v1/completions``."""
+
+    object: Literal["text_completion"] = "text_completion"
+    id: str
+    created: U64 = Field(examples=[1706270835])
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionComplete]
+    usage: Usage
+
+
+class Chunk(WireModel):
+    """One event of a streamed completion."""
+
+    object: Literal["text_completion"] = "text_completion"
+    id: str
+    created: U64
+    choices: list[CompletionComplete]
+    model: str
+    system_fingerprint: str
+    usage: Usage | None = None
+    """In the last chunk of each prompt."""
+
+
+class ModelInfo(WireModel):
+    """A served model."""
+
+    id: str = Field(examples=["gpt2"])
+    object: Literal["model"] = "model"
+    created: U64
+    owned_by: str
+
+
+class ModelsInfo(WireModel):
+    """The served models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
