@@ -95,6 +95,7 @@ class RequestStream(AsyncIterator[RequestOutput]):
 
     def _close(self) -> None:
         self._is_closed = True
+        self._outputs.put_nowait(None)  # for a task that may be waiting
         if not self._is_complete:
             self._is_complete = True
             self._abort(self.request_id)

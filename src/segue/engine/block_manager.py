@@ -1,0 +1,156 @@
+"""Gives sequences their blocks: looks up what is cached, reserves what is missing, registers what will be computed.
+
+Blocks are registered when the step that computes them is scheduled, not when it is done: within a step every layer
+writes all K/V before it reads any, so a second sequence with the same prefix may use them in that very step. What a
+failed step did not compute is withdrawn by ``revoke``.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from segue.core.batch import EncoderInput
+from segue.engine.block_pool import BlockPool
+from segue.engine.prefix_cache import PrefixCache, block_digest, encoder_digest, root_digest
+from segue.engine.sequence import EncoderBlocks, Sequence
+
+__all__ = ["BlockManager", "Match"]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What the caches hold of a waiting sequence; valid until any block is taken."""
+
+    block_ids: list[int]
+    encoder: EncoderBlocks | None
+    num_missing_blocks: int
+    """To take from the free list for all its present tokens and its encoder input, hits that are free included."""
+    num_missing_encoder_tokens: int
+    """To run through the encoder."""
+
+
+class BlockManager:
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        self.block_size = block_size
+        self._cache = PrefixCache()
+        self._pool = BlockPool(num_blocks, self._cache)
+        self._registered: dict[int, list[int]] = {}
+
+    @property
+    def num_blocks(self) -> int:
+        return self._pool.num_blocks
+
+    @property
+    def num_free_blocks(self) -> int:
+        return self._pool.num_free
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def begin_step(self) -> None:
+        """What was registered so far is computed: it can no longer be revoked."""
+        if self._registered:
+            self._registered = {}
+
+    def match(self, seq: Sequence) -> Match:
+        """Look up a waiting sequence. At least one of its tokens stays to be computed. Changes no block."""
+        block_ids: list[int] = []
+        encoder = None
+        if seq.uses_cache:
+            num_blocks = (len(seq.token_ids) - 1) // self.block_size
+            self._extend_digests(seq, num_blocks)
+            block_ids = self._cache.find(seq.digests[:num_blocks])
+            if seq.encoder_digest is not None:
+                encoder = self._cache.find_encoder(seq.encoder_digest)
+        num_missing = self.num_blocks_for(len(seq.token_ids)) - len(block_ids)
+        num_missing += sum(map(self._pool.is_free, block_ids))
+        if encoder is None:
+            num_missing += self.num_blocks_for(seq.num_encoder_tokens)
+        else:
+            num_missing += sum(map(self._pool.is_free, encoder.block_table))
+        return Match(block_ids, encoder, num_missing, 0 if encoder else seq.num_encoder_tokens)
+
+    def admit(self, seq: Sequence, match: Match) -> None:
+        """Give the sequence what ``match`` found, and blocks for its encoder input if that must run."""
+        assert (seq.block_table, seq.encoder_blocks, seq.num_computed_tokens) == ([], None, 0)
+        self._pool.acquire(match.block_ids)
+        seq.block_table = match.block_ids
+        seq.num_registered_blocks = len(match.block_ids)
+        seq.num_computed_tokens = len(match.block_ids) * self.block_size
+        if match.encoder is not None:
+            self._pool.acquire(match.encoder.block_table)
+            seq.encoder_blocks = match.encoder
+        elif seq.request.encoder_token_ids is not None:
+            seq.encoder_blocks = self._take_encoder_blocks(seq, seq.request.encoder_token_ids)
+
+    def grow(self, seq: Sequence, num_tokens: int) -> bool:
+        """Make ``block_table`` cover ``num_tokens`` and register the blocks they fill; False if memory is out."""
+        missing = self.num_blocks_for(num_tokens) - len(seq.block_table)
+        if missing > 0:
+            if missing > self._pool.num_free:
+                return False
+            seq.block_table += self._pool.take(missing)
+        if seq.uses_cache and num_tokens // self.block_size > seq.num_registered_blocks:
+            self._register(seq, num_tokens // self.block_size)
+        return True
+
+    def free(self, seq: Sequence) -> None:
+        """Take back all that the sequence holds; what is registered stays hittable until it is reused."""
+        self._pool.release(seq.block_table)
+        if seq.encoder_blocks is not None:
+            self._pool.release(seq.encoder_blocks.block_table)
+            seq.encoder_blocks = None
+        seq.block_table = []
+        seq.num_registered_blocks = 0
+        seq.num_computed_tokens = 0
+
+    def revoke(self, seq_id: int) -> list[int]:
+        """The sequence did not run in this step: nobody may find the blocks it was to fill, which are returned."""
+        block_ids = self._registered.pop(seq_id, [])
+        for block_id in block_ids:
+            self._pool.forget(block_id)
+        return block_ids
+
+    def _extend_digests(self, seq: Sequence, num_blocks: int) -> None:
+        if not seq.root_digest:
+            request = seq.request
+            if request.encoder_token_ids is not None:
+                seq.encoder_digest = encoder_digest(request.cache_salt, request.encoder_token_ids)
+            seq.root_digest = root_digest(request.cache_salt, seq.encoder_digest)
+        digests, size = seq.digests, self.block_size
+        for i in range(len(digests), num_blocks):
+            parent = digests[i - 1] if i else seq.root_digest
+            digests.append(block_digest(parent, seq.token_ids[i * size : (i + 1) * size]))
+
+    def _register(self, seq: Sequence, num_full_blocks: int) -> None:
+        self._extend_digests(seq, num_full_blocks)
+        registered = self._registered.setdefault(seq.seq_id, [])
+        for i in range(seq.num_registered_blocks, num_full_blocks):
+            if self._cache.register(seq.block_table[i], seq.digests[i]):
+                registered.append(seq.block_table[i])
+        seq.num_registered_blocks = num_full_blocks
+
+    def _take_encoder_blocks(self, seq: Sequence, token_ids: tuple[int, ...]) -> EncoderBlocks:
+        block_table = self._pool.take(self.num_blocks_for(len(token_ids)))
+        view = EncoderInput(token_ids=token_ids, block_table=block_table, run=False)
+        encoder = EncoderBlocks(block_table, view, seq.encoder_digest)
+        if encoder.digest is not None:
+            self._cache.register_encoder(encoder)
+            self._registered.setdefault(seq.seq_id, []).extend(block_table)
+        return encoder
+
+    def check_invariants(self, sequences: Iterable[Sequence]) -> None:
+        """``sequences``: all that own blocks. No block is owned twice unless shared by digest; free + used = all.
+
+        Raises ``AssertionError``.
+        """
+        ref_counts: dict[int, int] = {}
+        for seq in sequences:
+            encoder_table = seq.encoder_blocks.block_table if seq.encoder_blocks else []
+            owned = [*seq.block_table, *encoder_table]
+            assert len(set(owned)) == len(owned), owned
+            for block_id in owned:
+                ref_counts[block_id] = ref_counts.get(block_id, 0) + 1
+        shared = [block_id for block_id, count in ref_counts.items() if count > 1]
+        assert all(map(self._cache.holds, shared)), shared
+        self._pool.check_invariants(ref_counts)
+        self._cache.check_invariants()

@@ -1,0 +1,123 @@
+"""The loop's body: schedule, execute, update. Knows neither tensors nor text nor processes."""
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from segue.core.batch import ScheduledBatch, StepOutput
+from segue.core.errors import EngineDeadError
+from segue.core.output import EngineStep, RequestOutput, StepStats
+from segue.core.request import Request
+from segue.engine.config import EngineConfig
+from segue.engine.scheduler import Scheduler
+
+__all__ = ["Engine", "Runner"]
+
+logger = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """Runs a batch on the device."""
+
+    def execute(self, batch: ScheduledBatch) -> StepOutput:
+        """Raises ``EngineDeadError`` when the device cannot be used any more; any other error is the batch's own."""
+
+
+class Engine:
+    """Requests in, outputs out, step by step; used by one thread."""
+
+    def __init__(self, config: EngineConfig, runner: Runner) -> None:
+        self.config = config
+        self.scheduler = Scheduler(config)
+        self._runner = runner
+        self._has_news = False
+        self._forward_s = 0.0
+        self._sample_s = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether ``step`` has something to do or to tell."""
+        return self._has_news or self.scheduler.has_work
+
+    def add(self, request: Request) -> None:
+        """Raises ``ValueError`` when the request's id is live already; all other errors come as its output."""
+        self.scheduler.add(request)
+        self._has_news = True
+
+    def abort(self, request_ids: Iterable[int]) -> None:
+        """Free all that these requests hold, at once; they get no more outputs. Unknown ids are ignored."""
+        self.scheduler.abort(request_ids)
+        self._has_news = True
+
+    def step(self) -> EngineStep | None:
+        """Run one step; None if there is nothing to do and no gauge has changed since the last call.
+
+        A step that raises is run again in halves, so that only the requests at fault get its error.
+        Raises ``EngineDeadError`` when the runner does; the engine is then of no more use.
+        """
+        if not self.has_work:
+            return None
+        start = time.perf_counter()
+        self._has_news = False
+        self._forward_s = self._sample_s = 0.0
+        batch = self.scheduler.schedule()
+        outputs = self.scheduler.take_refused()
+        if batch is not None:
+            outputs += self._execute(batch)
+        return EngineStep(outputs=tuple(outputs), stats=self._stats(time.perf_counter() - start))
+
+    def _execute(self, batch: ScheduledBatch) -> list[RequestOutput]:
+        try:
+            output = self._runner.execute(batch)
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            if len(batch.sequences) == 1:
+                logger.exception("A step failed; its request ends")
+                return self.scheduler.fail(batch, str(error) or type(error).__name__)
+            logger.warning("A step of %d sequences failed, trying its halves: %r", len(batch.sequences), error)
+        else:
+            self._forward_s += output.forward_s
+            self._sample_s += output.sample_s
+            return self.scheduler.update(batch, output)
+        outputs = []
+        for half in _halves(batch):
+            # The second half may share blocks that a sequence of the first one failed to fill.
+            runnable = self.scheduler.retract(half)
+            if runnable is not None:
+                outputs += self._execute(runnable)
+        return outputs
+
+    def _stats(self, step_s: float) -> StepStats:
+        scheduler, counts = self.scheduler, self.scheduler.counts
+        return StepStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_used_blocks=scheduler.blocks.num_blocks - scheduler.blocks.num_free_blocks,
+            num_total_blocks=scheduler.blocks.num_blocks,
+            num_scheduled_tokens=counts.num_scheduled_tokens,
+            num_prefill_tokens=counts.num_prefill_tokens,
+            num_prefill_sequences=counts.num_prefill_sequences,
+            num_decode_sequences=counts.num_decode_sequences,
+            num_new_sequences=counts.num_new_sequences,
+            num_cached_tokens=counts.num_cached_tokens,
+            num_queried_tokens=counts.num_queried_tokens,
+            num_preemptions=counts.num_preemptions,
+            num_running_tokens=scheduler.num_running_tokens,
+            step_s=step_s,
+            forward_s=self._forward_s,
+            sample_s=self._sample_s,
+        )
+
+
+def _halves(batch: ScheduledBatch) -> tuple[ScheduledBatch, ScheduledBatch]:
+    """In the batch's order, in which a sequence only shares blocks that are filled by sequences before it."""
+    middle = len(batch.sequences) // 2
+    num_decodes = min(batch.num_decode_sequences, middle)
+    return (
+        ScheduledBatch(sequences=batch.sequences[:middle], num_decode_sequences=num_decodes),
+        ScheduledBatch(
+            sequences=batch.sequences[middle:], num_decode_sequences=batch.num_decode_sequences - num_decodes
+        ),
+    )

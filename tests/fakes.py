@@ -1,0 +1,177 @@
+"""Stand-ins at the project's own seams: a runner without a model."""
+
+import zlib
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+
+from segue.core.batch import EncoderInput, ScheduledBatch, ScheduledSequence, StepOutput
+from segue.core.output import TokenOutput
+
+__all__ = ["FakeRunner", "expected_tokens"]
+
+NextToken = Callable[[ScheduledSequence], int]
+
+
+class FakeRunner:
+    """A runner whose "K/V" of a position is a checksum of all tokens up to it (and of the encoder input).
+
+    Like a model's, it is written to the slot that the block table names; everything a sequence attends to is then read
+    back from its slots and must be the checksum of the sequence's own tokens. So a wrong block, a block reused too
+    early, a prefix hit on blocks that nobody computed, or a position computed twice or never raises ``MemoryMismatch``,
+    and the tokens it gives depend on the right memory.
+
+    Without ``next_token`` the tokens are those of ``expected_tokens``. ``fails`` makes every step that contains such a
+    sequence raise. ``num_tokens`` of each sequence come at a time, as from a speculating runner.
+    """
+
+    def __init__(
+        self,
+        *,
+        block_size: int = 16,
+        vocab_size: int = 1000,
+        next_token: NextToken | Seq[int] | None = None,
+        fails: Callable[[ScheduledSequence], bool] | None = None,
+        num_tokens: int = 1,
+    ) -> None:
+        """``next_token``: a function, or the output tokens of every sequence, of which the last is repeated."""
+        self.block_size = block_size
+        self.vocab_size = vocab_size
+        self.num_tokens = num_tokens
+        self.batches: list[ScheduledBatch] = []
+        """Every batch whose execution began, the failed ones too."""
+        self._fails = fails
+        self._script = None if next_token is None or callable(next_token) else list(next_token)
+        self._next_token = next_token if callable(next_token) else None
+        self._memory: dict[int, int] = {}
+        self._states: dict[int, list[int]] = {}
+
+    def execute(self, batch: ScheduledBatch) -> StepOutput:
+        self.batches.append(batch)
+        self._check_shape(batch)
+        if self._fails is not None and any(map(self._fails, batch.sequences)):
+            # Half of what the step was to write is written, and wrongly.
+            for s in batch.sequences:
+                for position in range(s.num_computed_tokens, s.num_computed_tokens + len(s.token_ids)):
+                    self._memory[self._slot(s.block_table, position)] = -1
+            raise RuntimeError("the fake device failed")
+        self._write(batch)
+        for s in batch.sequences:
+            self._check_reads(s)
+        tokens = {s.seq_id: self._sample(s) for s in batch.sequences if s.needs_token}
+        return StepOutput(
+            tokens=tokens,
+            prompt_logprobs={s.seq_id: _prompt_logprobs(s) for s in batch.sequences if s.sampling.prompt_logprobs},
+            forward_s=0.002,
+            sample_s=0.001,
+        )
+
+    def _check_shape(self, batch: ScheduledBatch) -> None:
+        sequences = batch.sequences
+        assert sequences
+        assert all(len(s.token_ids) == 1 for s in sequences[: batch.num_decode_sequences])
+        assert len({s.seq_id for s in sequences}) == len(sequences)
+        for s in sequences:
+            end = s.num_computed_tokens + len(s.token_ids)
+            assert s.token_ids
+            assert list(s.token_ids) == list(s.history[s.num_computed_tokens : end])
+            assert s.needs_token == (end == len(s.history))
+            assert len(s.block_table) * self.block_size >= end
+
+    def _write(self, batch: ScheduledBatch) -> None:
+        written: dict[int, int] = {}
+        for s in batch.sequences:
+            if s.encoder is not None and s.encoder.run:
+                for position, state in enumerate(_encoder_states(s.encoder)):
+                    self._write_slot(written, s.encoder.block_table, position, state)
+        for s in batch.sequences:
+            states = self._states_of(s)
+            for position in range(s.num_computed_tokens, s.num_computed_tokens + len(s.token_ids)):
+                self._write_slot(written, s.block_table, position, states[position])
+        self._memory.update(written)
+
+    def _write_slot(self, written: dict[int, int], block_table: Seq[int], position: int, state: int) -> None:
+        slot = self._slot(block_table, position)
+        if slot in written:
+            raise MemoryMismatch(f"slot {slot} is written twice in one step")
+        written[slot] = state
+
+    def _check_reads(self, s: ScheduledSequence) -> None:
+        end = s.num_computed_tokens + len(s.token_ids)
+        for position, state in enumerate(self._states_of(s)[:end]):
+            self._check_slot(s.block_table, position, state)
+        if s.encoder is not None:
+            for position, state in enumerate(_encoder_states(s.encoder)):
+                self._check_slot(s.encoder.block_table, position, state)
+
+    def _check_slot(self, block_table: Seq[int], position: int, state: int) -> None:
+        slot = self._slot(block_table, position)
+        if self._memory.get(slot) != state:
+            raise MemoryMismatch(f"slot {slot} does not hold position {position} of this sequence")
+
+    def _slot(self, block_table: Seq[int], position: int) -> int:
+        return block_table[position // self.block_size] * self.block_size + position % self.block_size
+
+    def _states_of(self, s: ScheduledSequence) -> list[int]:
+        states = self._states.setdefault(s.seq_id, [])
+        if not states:
+            states.append(_root_state(s.encoder.token_ids if s.encoder else None))
+        for position in range(len(states) - 1, len(s.history)):
+            states.append(_next_state(states[-1], s.history[position]))
+        return states[1:]
+
+    def _sample(self, s: ScheduledSequence) -> tuple[TokenOutput, ...]:
+        outputs = []
+        state = self._states_of(s)[len(s.history) - 1]
+        for i in range(self.num_tokens):
+            if self._next_token is not None:
+                token_id = self._next_token(s)
+            elif self._script is not None:
+                position = len(s.history) - s.num_prompt_tokens + i
+                token_id = self._script[min(position, len(self._script) - 1)]
+            else:
+                token_id = _token_of(state, self.vocab_size)
+            state = _next_state(state, token_id)
+            top = tuple(((token_id + k) % self.vocab_size, -0.5 - k) for k in range(s.sampling.top_n_tokens))
+            outputs.append(TokenOutput(token_id, -0.5, top))
+        return tuple(outputs)
+
+
+class MemoryMismatch(AssertionError):
+    """A sequence would have attended to something that is not its own context."""
+
+
+def expected_tokens(
+    prompt: Seq[int], num_tokens: int, *, encoder: Seq[int] | None = None, vocab_size: int = 1000
+) -> list[int]:
+    """What ``FakeRunner`` generates, however the work is scheduled."""
+    state = _root_state(encoder)
+    for token_id in prompt:
+        state = _next_state(state, token_id)
+    tokens = []
+    for _ in range(num_tokens):
+        tokens.append(_token_of(state, vocab_size))
+        state = _next_state(state, tokens[-1])
+    return tokens
+
+
+def _prompt_logprobs(s: ScheduledSequence) -> list[float]:
+    first = s.num_computed_tokens + 1
+    end = min(first + len(s.token_ids), s.num_prompt_tokens)
+    return [-float(s.history[position]) for position in range(first, end)]
+
+
+def _encoder_states(encoder: EncoderInput) -> list[int]:
+    root = _root_state(encoder.token_ids)
+    return [_next_state(root, position) for position in range(len(encoder.token_ids))]
+
+
+def _root_state(encoder: Seq[int] | None) -> int:
+    return zlib.crc32(repr(None if encoder is None else list(encoder)).encode())
+
+
+def _next_state(state: int, token_id: int) -> int:
+    return zlib.crc32(token_id.to_bytes(8, "little"), state)
+
+
+def _token_of(state: int, vocab_size: int) -> int:
+    return state % vocab_size
