@@ -1,0 +1,19 @@
+"""What the sampler is told about each row of logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segue.core.request import SamplingParams
+
+__all__ = ["SamplingRow"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRow:
+    params: SamplingParams
+    history: Sequence[int]
+    """All token ids so far, prompt and output; not empty."""
+    seed: int
+    """Unsigned 64 bits; ``params.seed`` may be None, this never is."""
+    position: int
+    """Index of the token being chosen in the whole sequence: ``len(history)``."""
