@@ -9,12 +9,13 @@ import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from segue.core.errors import ConfigError
 from segue.core.options import OptionError, option, parse_size, resolve_options
 
-__all__ = ["ConnectConfig", "OptionError", "ServeConfig", "environment", "resolve", "resolve_connect"]
+__all__ = ["ConnectConfig", "OptionError", "ServeConfig", "cache_folder", "environment", "resolve", "resolve_connect"]
 
 DEFAULT_MODEL = "bigscience/bloom-560m"
 """Of ``text-generation-launcher`` without ``--model-id``."""
@@ -252,6 +253,12 @@ class ConnectConfig:
 def environment() -> dict[str, str]:
     """A copy of this process's environment."""
     return dict(os.environ)
+
+
+def cache_folder() -> Path:
+    """Where Segue keeps what it can make again: ``$XDG_CACHE_HOME/segue``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "segue"
 
 
 def resolve(
