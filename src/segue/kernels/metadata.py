@@ -10,9 +10,9 @@ from torch import Tensor
 __all__ = ["AttentionMetadata", "AttentionSpec", "RelativeBias"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class RelativeBias:
-    """T5's bucketed relative position bias (Raffel et al. 2020, section 2.1)."""
+    """T5's bucketed relative position bias (Raffel et al. 2020, section 2.1). ``table`` is set when weights load."""
 
     table: Tensor  # [num_buckets, num_heads]
     max_distance: int

@@ -21,8 +21,11 @@ class Model(nn.Module):
     is_encoder_decoder: ClassVar[bool] = False
     prefix: ClassVar[str] = ""
     """Added to checkpoint names that lack it (some checkpoints were saved from the inner model)."""
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(regular expression, replacement), applied in order to every checkpoint name."""
     packed: ClassVar[dict[str, tuple[str, int]]] = {}
-    """Checkpoint module name → (merged module that holds it, which part): ``{"q_proj": ("qkv_proj", 0), …}``."""
+    """Checkpoint module, by the last one or two parts of its name → (merged module that holds it, which part):
+    ``{"q_proj": ("qkv_proj", 0), …}``."""
     ignored: ClassVar[tuple[str, ...]] = ()
     """Ends of checkpoint names that hold nothing to load (masks, buffers, copies of tied weights)."""
 
@@ -43,7 +46,7 @@ class Model(nn.Module):
         yield name, tensor
 
     def finish_loading(self) -> None:
-        """Called once when all weights are there."""
+        """Called once after the last tensor: tie what the checkpoint left out, derive what follows from weights."""
 
     def forward(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> Tensor:
         """[num_tokens] int64 ids and positions → hidden states [num_tokens, hidden], ready for ``compute_logits``."""

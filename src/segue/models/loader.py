@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -67,18 +68,21 @@ def load_weights(
     for file in files:
         for name, tensor in _read(file):
             if not name.endswith(model.ignored):
-                for target, value in model.convert(name, tensor):
+                for target, value in model.convert(_renamed(model, name), tensor):
                     if not _assign(model, modules, target, value, dtype, device):
                         unexpected.append(target)
             done += tensor.nbytes
             if progress is not None:
                 progress(done, total)
+    for module in modules.values():
+        if isinstance(module, Layer):
+            module.finish_loading()
+    model.finish_loading()
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise ConfigError(f"{folder} lacks {len(missing)} weights, e.g. {', '.join(missing[:4])}")
     if unexpected:
         logger.warning("%d tensors of the checkpoint were not used, e.g. %s", len(unexpected), unexpected[0])
-    model.finish_loading()
 
 
 def _read(file: Path) -> Iterator[tuple[str, Tensor]]:
@@ -95,16 +99,28 @@ def _read(file: Path) -> Iterator[tuple[str, Tensor]]:
     yield from tensors.items()
 
 
+def _renamed(model: Model, name: str) -> str:
+    for pattern, replacement in model.renames:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _merged(model: Model, path: str) -> tuple[str, int | None]:
+    """The module that holds the checkpoint's module ``path``, and as which part."""
+    names = path.split(".")
+    for count in (2, 1):
+        entry = model.packed.get(".".join(names[-count:]))
+        if entry is not None:
+            return ".".join([*names[:-count], entry[0]]), entry[1]
+    return path, None
+
+
 def _assign(
     model: Model, modules: dict[str, nn.Module], name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device
 ) -> bool:
     """False when no module of the model takes this name."""
     path, _, leaf = name.rpartition(".")
-    part: int | None = None
-    parent, _, last = path.rpartition(".")
-    if last in model.packed:
-        merged, part = model.packed[last]
-        path = f"{parent}.{merged}" if parent else merged
+    path, part = _merged(model, path)
     module = modules.get(path) or modules.get(model.prefix + path)
     if not isinstance(module, Layer) or not module.takes(leaf):
         return False

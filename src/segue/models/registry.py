@@ -8,10 +8,13 @@ from segue.models.config import HFConfig
 __all__ = ["FAMILIES", "find_family"]
 
 FAMILIES: dict[str, tuple[str, str]] = {
+    "bart": ("bart", "BartForConditionalGeneration"),
     "llama": ("llama", "LlamaForCausalLM"),
     "mistral": ("llama", "LlamaForCausalLM"),
+    "mt5": ("t5", "T5ForConditionalGeneration"),
     "qwen2": ("llama", "LlamaForCausalLM"),
     "qwen3": ("llama", "LlamaForCausalLM"),
+    "t5": ("t5", "T5ForConditionalGeneration"),
 }
 """config.json's ``model_type`` → (module of this package, class)."""
 

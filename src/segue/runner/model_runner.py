@@ -16,7 +16,8 @@ from segue.core.output import TokenOutput
 from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.input_batch import KVCaches, encoder_batch, input_batch
-from segue.sampling.sampler import Sampler, SamplingRow, prompt_logprobs
+from segue.sampling.logprobs import prompt_logprobs
+from segue.sampling.sampler import Sampler, SamplingRow
 
 __all__ = ["ModelRunner"]
 
