@@ -12,6 +12,7 @@ from segue.layers.attention import Attention, CrossAttention, EncoderAttention, 
 from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
 from segue.layers.norm import LayerNorm
+from segue.layers.stack import Stack
 from segue.models.base import Seq2SeqModel
 from segue.models.config import HFConfig
 
@@ -92,7 +93,7 @@ class _Stack(nn.Module):
         self.embed_scale = math.sqrt(hidden) if config.boolean("scale_embedding", False) else 1.0
         self.embed_positions = Embedding(config.integer("max_position_embeddings", 1024) + POSITION_OFFSET, hidden)
         self.layernorm_embedding = LayerNorm(hidden, 1e-5)
-        self.layers = nn.ModuleList(_Layer(config, side, i) for i in range(config.integer(f"{side}_layers", 12)))
+        self.layers = Stack(_Layer(config, side, i) for i in range(config.integer(f"{side}_layers", 12)))
 
     def forward(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> Tensor:
         x = self.shared[0](input_ids) * self.embed_scale + self.embed_positions(positions + POSITION_OFFSET)

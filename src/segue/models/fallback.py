@@ -68,9 +68,11 @@ def _has_recurrent_layers(hf: Any) -> bool:
 class _Wrapped(Model):
     """Common to both ways: facts of the transformers model."""
 
+    inner: Any
+
     def __init__(self, config: HFConfig, inner: nn.Module) -> None:
         super().__init__(config)
-        self.inner: Any = inner
+        self.inner = inner
         text = self.inner.config.get_text_config(decoder=True)
         self.vocab_size = int(self.inner.get_output_embeddings().weight.shape[0])
         self.max_positions = getattr(text, "max_position_embeddings", None)

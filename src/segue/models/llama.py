@@ -14,6 +14,7 @@ from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
 from segue.layers.norm import RMSNorm
 from segue.layers.rotary import Rotary, Rotation
+from segue.layers.stack import Stack
 from segue.models.base import Model
 from segue.models.config import HFConfig
 
@@ -115,7 +116,7 @@ class LlamaModel(nn.Module):
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.integer("vocab_size"), config.integer("hidden_size"))
-        self.layers = nn.ModuleList(LlamaLayer(config, i) for i in range(config.integer("num_hidden_layers")))
+        self.layers = Stack(LlamaLayer(config, i) for i in range(config.integer("num_hidden_layers")))
         self.norm = RMSNorm(config.integer("hidden_size"), config.number("rms_norm_eps", 1e-6))
         self.rotary = Rotary(config.rope(head_dim_of(config)))
 

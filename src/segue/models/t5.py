@@ -12,6 +12,7 @@ from segue.layers.base import Layer, parameter
 from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
 from segue.layers.norm import RMSNorm
+from segue.layers.stack import Stack
 from segue.models.base import Seq2SeqModel
 from segue.models.config import HFConfig
 
@@ -57,6 +58,7 @@ class _FeedForward(nn.Module):
         hidden, inner = config.integer("d_model", 512), config.integer("d_ff", 2048)
         kind = config.string("feed_forward_proj", "relu")
         gated, _, name = kind.rpartition("-")
+        self.wi: Linear
         if gated:
             self.wi = MergedLinear(hidden, (inner, inner), bias=False)
         else:
@@ -136,9 +138,7 @@ class _Encoder(nn.Module):
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
         self.bias = _BiasTable(config, bidirectional=True)
-        self.layers = nn.ModuleList(
-            _EncoderLayer(config, self.bias.bias) for _ in range(config.integer("num_layers", 6))
-        )
+        self.layers = Stack(_EncoderLayer(config, self.bias.bias) for _ in range(config.integer("num_layers", 6)))
         self.norm = RMSNorm(config.integer("d_model", 512), config.number("layer_norm_epsilon", 1e-6))
 
 
@@ -147,7 +147,7 @@ class _Decoder(nn.Module):
         super().__init__()
         count = config.integer("num_decoder_layers", config.integer("num_layers", 6))
         self.bias = _BiasTable(config, bidirectional=False)
-        self.layers = nn.ModuleList(_DecoderLayer(config, i, self.bias.bias) for i in range(count))
+        self.layers = Stack(_DecoderLayer(config, i, self.bias.bias) for i in range(count))
         self.norm = RMSNorm(config.integer("d_model", 512), config.number("layer_norm_epsilon", 1e-6))
 
 
@@ -209,8 +209,8 @@ class T5ForConditionalGeneration(Seq2SeqModel):
         for layer in self.encoder.layers:
             x = layer(x, ctx)
         x = self.encoder.norm(x)
-        for layer in self.decoder.layers:
-            layer.cross.store(x, ctx)
+        for decoder_layer in self.decoder.layers:
+            decoder_layer.cross.store(x, ctx)
 
     def forward(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> Tensor:
         x = self.shared(input_ids)
