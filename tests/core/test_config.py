@@ -116,10 +116,6 @@ def test_old_name_of_max_input_tokens() -> None:
             "`max_total_tokens` must be <= `max_batch_total_tokens`. Given: 9 and 8",
         ),
         (
-            {"max_batch_prefill_tokens": 5, "max_input_tokens": 6, "prefill_chunking": False},
-            "`max_batch_prefill_tokens` must be >= `max_input_tokens`. Given: 5 and 6",
-        ),
-        (
             {"dtype": "float16", "quantize": "gptq"},
             "Only 1 can be set between `dtype` and `quantize`, as they both decide how goes the final model.",
         ),

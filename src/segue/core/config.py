@@ -73,15 +73,13 @@ class ServeConfig:
         None, "Override the model's rope scaling; alone it scales by 1.", choices=("linear", "dynamic")
     )
     rope_factor: float | None = _model(None, "Override the factor of rope scaling; alone it means linear scaling.")
-    use_flash_attention: bool = _model(
-        True, "false: run the model by transformers' own code even where Segue has its own.", metavar="BOOL"
-    )
 
     max_input_tokens: int | None = _limit(None, "Most tokens of a prompt. Default: max-total-tokens - 1.", metavar="N")
     max_input_length: int | None = _limit(None, "Old name of max-input-tokens.", metavar="N")
     max_total_tokens: int | None = _limit(
         None,
-        "Most tokens of prompt and generation together. Default: what the model and the memory allow.",
+        "Most tokens of prompt and generation together. Default: what the model and the memory allow, 4096 for a "
+        "model without a limit of its own.",
         metavar="N",
     )
     max_concurrent_requests: int = _limit(128, "More requests at a time are answered with status 429.", metavar="N")
@@ -110,9 +108,6 @@ class ServeConfig:
     max_batch_size: int | None = _batch(None, "Most sequences that run together. Default: 256.", metavar="N")
     prefix_caching: bool = _batch(
         True, "Keep the KV of past prompts and answers for requests that begin alike.", metavar="BOOL"
-    )
-    prefill_chunking: bool = _batch(
-        True, "false: a prompt that does not fit a step waits for one that it has to itself.", metavar="BOOL"
     )
     block_size: int = _batch(16, "Tokens in one block of the KV cache.", metavar="N")
 
@@ -199,6 +194,12 @@ class ServeConfig:
         None,
         "TGI's attention backend. Segue has one attention operator for all of them.",
         choices=("flashinfer", "flashdecoding", "paged", "flashdecoding-ipex"),
+    )
+    use_flash_attention: bool = _compat(
+        True, "TGI's switch to transformers' code. Segue runs its own, which gives the same tokens.", metavar="BOOL"
+    )
+    prefill_chunking: bool = _compat(
+        True, "TGI's switch for prompts in chunks. Segue always runs long prompts in chunks.", metavar="BOOL"
     )
     cuda_graphs: tuple[int, ...] = _compat(
         (1, 2, 4, 8, 16, 32),
@@ -337,8 +338,6 @@ def _check_lengths(config: ServeConfig) -> None:
     prefill, batch = config.max_batch_prefill_tokens, config.max_batch_total_tokens
     if a is not None and b is not None and a >= b:
         raise ConfigError(f"`max_input_tokens`({a}) must be < `max_total_tokens`({b})")
-    if prefill is not None and a is not None and prefill < a and not config.prefill_chunking:
-        raise ConfigError(f"`max_batch_prefill_tokens` must be >= `max_input_tokens`. Given: {prefill} and {a}")
     if prefill is not None and batch is not None and prefill > batch:
         raise ConfigError(
             f"`max_batch_prefill_tokens` must be <= `max_batch_total_tokens`. Given: {prefill} and {batch}"
