@@ -42,11 +42,12 @@ class Tokenizer:
 
     def __init__(self, files: TokenizerFiles) -> None:
         self._backend = _make_backend(files)
-        config = files.config
-        self.bos_token = self._known_token(config.get("bos_token"), files.default_bos_token)
-        self.eos_token = self._known_token(config.get("eos_token"), files.default_eos_token)
-        self.bos_token_id: int | None = self._id_of(self.bos_token)
-        self.eos_token_id: int | None = self._id_of(self.eos_token)
+        config = _with_class_defaults(files, self._backend)
+        self._add_missing_tokens(files, config)
+        self.bos_token = _token_content(config.get("bos_token"))
+        self.eos_token = _token_content(config.get("eos_token"))
+        self.bos_token_id = None if self.bos_token is None else self.token_to_id(self.bos_token)
+        self.eos_token_id = None if self.eos_token is None else self.token_to_id(self.eos_token)
         self.chat_templates = files.chat_templates
         """Name → Jinja source; the one to use without further choice is named ``default``."""
         length = config.get("model_max_length", config.get("max_len"))
@@ -114,14 +115,10 @@ class Tokenizer:
         except Exception as error:
             raise ValidationError(f"tokenizer error {error}") from error
 
-    def _known_token(self, configured: object, default: str | None) -> str | None:
-        if configured is not None:
-            content = configured.get("content") if isinstance(configured, dict) else configured
-            return str(content) if content else None
-        return default if self._id_of(default) is not None else None
-
-    def _id_of(self, token: str | None) -> int | None:
-        return None if token is None else self.token_to_id(token)
+    def _add_missing_tokens(self, files: TokenizerFiles, config: dict[str, Any]) -> None:
+        tokens = missing_tokens(files, config, self._backend.get_added_tokens_decoder())
+        if tokens:
+            self._backend.add_tokens(tokens)
 
 
 def _make_backend(files: TokenizerFiles) -> Any:
@@ -132,10 +129,17 @@ def _make_backend(files: TokenizerFiles) -> Any:
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = bool(files.config.get("split_special_tokens", False))
-    new_tokens = missing_tokens(files, backend.get_added_tokens_decoder())
-    if new_tokens:
-        backend.add_tokens(new_tokens)
     return backend
+
+
+def _with_class_defaults(files: TokenizerFiles, backend: Any) -> dict[str, Any]:
+    known = {key: token for key, token in files.class_defaults.items() if backend.token_to_id(token) is not None}
+    return known | files.config
+
+
+def _token_content(value: object) -> str | None:
+    content = value.get("content") if isinstance(value, dict) else value
+    return str(content) if content else None
 
 
 def _utf8_length(char: str) -> int:

@@ -18,12 +18,16 @@ _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token"
 
 # transformers gives these to a class whose files name no token themselves: class → (bos, eos).
 _CLASS_DEFAULTS: dict[str, tuple[str | None, str | None]] = {
+    "BartTokenizer": ("<s>", "</s>"),
+    "BlenderbotTokenizer": ("<s>", "</s>"),
     "CodeGenTokenizer": ("<|endoftext|>", "<|endoftext|>"),
     "GPT2Tokenizer": ("<|endoftext|>", "<|endoftext|>"),
     "GPTNeoXTokenizer": ("<|endoftext|>", "<|endoftext|>"),
     "GemmaTokenizer": ("<bos>", "<eos>"),
     "LlamaTokenizer": ("<s>", "</s>"),
+    "M2M100Tokenizer": ("<s>", "</s>"),
     "MBartTokenizer": ("<s>", "</s>"),
+    "MarianTokenizer": (None, "</s>"),
     "NllbTokenizer": ("<s>", "</s>"),
     "PegasusTokenizer": (None, "</s>"),
     "Qwen2Tokenizer": (None, "<|endoftext|>"),
@@ -31,23 +35,29 @@ _CLASS_DEFAULTS: dict[str, tuple[str | None, str | None]] = {
     "T5Tokenizer": (None, "</s>"),
 }
 
+# Where tokenizer_config.json names no class. Types missing here (llama, bloom, falcon, …) have no class of their own.
 _CLASS_OF_MODEL_TYPE = {
     "bart": "RobertaTokenizer",
-    "codegen": "CodeGenTokenizer",
+    "blenderbot": "BlenderbotTokenizer",
+    "codegen": "GPT2Tokenizer",
     "gemma": "GemmaTokenizer",
     "gemma2": "GemmaTokenizer",
     "gemma3_text": "GemmaTokenizer",
     "gpt2": "GPT2Tokenizer",
     "gpt_neo": "GPT2Tokenizer",
     "gpt_neox": "GPTNeoXTokenizer",
-    "llama": "LlamaTokenizer",
+    "gptj": "GPT2Tokenizer",
+    "m2m_100": "M2M100Tokenizer",
+    "marian": "MarianTokenizer",
     "mbart": "MBartTokenizer",
     "mt5": "T5Tokenizer",
     "opt": "GPT2Tokenizer",
     "pegasus": "PegasusTokenizer",
     "phi": "GPT2Tokenizer",
     "qwen2": "Qwen2Tokenizer",
+    "qwen2_moe": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
+    "starcoder2": "GPT2Tokenizer",
     "t5": "T5Tokenizer",
 }
 
@@ -60,9 +70,8 @@ class TokenizerFiles:
     """``tokenizer_config.json``, with ``special_tokens_map.json`` merged in where transformers would; may be empty."""
     added_tokens: dict[int, AddedToken]
     """By id: what the config files (not ``tokenizer.json``) say was added to the vocabulary."""
-    default_bos_token: str | None
-    default_eos_token: str | None
-    """The tokenizer class's own, for folders whose files name none."""
+    class_defaults: dict[str, str]
+    """``bos_token`` and ``eos_token`` of the tokenizer class, for where ``config`` lacks the key."""
     chat_templates: dict[str, str]
 
 
@@ -84,13 +93,11 @@ def read_tokenizer_files(folder: Path, *, tokenizer_config_path: Path | None = N
         # Before added_tokens_decoder existed, these two files held the same facts.
         config = config | _read_object(folder / "special_tokens_map.json")
         added = _legacy_added_tokens(_read_object(folder / "added_tokens.json"), config)
-    bos, eos = _class_defaults(folder, config)
     return TokenizerFiles(
         tokenizer_json=_read_text(tokenizer_json),
         config=config,
         added_tokens=added,
-        default_bos_token=bos,
-        default_eos_token=eos,
+        class_defaults=_class_defaults(folder, config),
         chat_templates=chat_templates,
     )
 
@@ -118,23 +125,24 @@ def read_chat_templates(folder: Path, tokenizer_config: dict[str, Any]) -> dict[
     return templates
 
 
-def missing_tokens(files: TokenizerFiles, known: dict[int, AddedToken]) -> list[AddedToken]:
+def missing_tokens(files: TokenizerFiles, named: dict[str, Any], known: dict[int, AddedToken]) -> list[AddedToken]:
     """Tokens that the config files name and ``known``, the backend's added tokens, lacks or has with other flags.
 
-    The order is transformers', because tokens new to the vocabulary get their ids by it.
+    ``named`` is the config with the class defaults that hold. The order is transformers', because tokens new to the
+    vocabulary get their ids by it.
     """
     known_as_text = {repr(token) for token in known.values()}
     result = [token for _, token in sorted(files.added_tokens.items()) if repr(token) not in known_as_text]
     seen = {token.content for token in known.values()} | {token.content for token in result}
     by_content = {token.content: token for token in files.added_tokens.values()}
-    for value in _special_tokens(files.config):
+    for value in _special_tokens(named):
         token = by_content.get(_content(value)) or _added_token(value, special=True)
         if token.content and token.content not in seen:
             seen.add(token.content)
             result.append(token)
-    named = {_content(files.config[key]) for key in _NAMED_TOKENS if files.config.get(key)}
+    named_contents = {_content(named[key]) for key in _NAMED_TOKENS if named.get(key)}
     for token in result:
-        token.special = token.special or token.content in named
+        token.special = token.special or token.content in named_contents
     return result
 
 
@@ -225,8 +233,9 @@ def _legacy_added_tokens(encoder: dict[str, Any], config: dict[str, Any]) -> dic
     }
 
 
-def _class_defaults(folder: Path, config: dict[str, Any]) -> tuple[str | None, str | None]:
+def _class_defaults(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     name = str(config.get("tokenizer_class") or "").removesuffix("Fast")
     if not name:
         name = _CLASS_OF_MODEL_TYPE.get(str(_read_object(folder / "config.json").get("model_type")), "")
-    return _CLASS_DEFAULTS.get(name, (None, None))
+    tokens = zip(("bos_token", "eos_token"), _CLASS_DEFAULTS.get(name, ()), strict=False)
+    return {key: token for key, token in tokens if token is not None}
