@@ -6,14 +6,20 @@ thread of this one). All methods belong to the event loop's thread.
 
 import asyncio
 import contextlib
+import itertools
+import logging
+import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from segue.core.errors import GenerationError
-from segue.core.output import EngineInfo, RequestOutput, StepStats
+from segue.core.output import EngineInfo, EngineStep, RequestOutput, StepStats
 from segue.core.request import Request
 
-__all__ = ["EngineHandle", "RequestStream", "StepCallback"]
+__all__ = ["EngineHandle", "RequestStream", "StepCallback", "Streams"]
+
+logger = logging.getLogger(__name__)
 
 StepCallback = Callable[[StepStats], None]
 
@@ -21,8 +27,9 @@ StepCallback = Callable[[StepStats], None]
 class EngineHandle(Protocol):
     """The server's only view of an engine."""
 
-    on_step: list[StepCallback]
-    """Called in the event loop's thread with the statistics of every engine step, before its outputs are handed out."""
+    @property
+    def on_step(self) -> list[StepCallback]:
+        """Called in the event loop's thread with the statistics of every step, before its outputs are handed out."""
 
     @property
     def info(self) -> EngineInfo:
@@ -105,3 +112,54 @@ class RequestStream(AsyncIterator[RequestOutput]):
         if not self._is_complete:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._abort, self.request_id)
+
+
+class Streams:
+    """The streams in flight of one handle, and the callbacks of its steps."""
+
+    def __init__(self) -> None:
+        self.on_step: list[StepCallback] = []
+        # Servers of one engine draw different upper bits; 62 bits in all.
+        self._request_ids = itertools.count(secrets.randbits(30) << 32)
+        # Weak, so that a stream that its reader dropped is collected and gives its request up.
+        self._streams: WeakValueDictionary[int, RequestStream] = WeakValueDictionary()
+
+    def next_request_id(self) -> int:
+        return next(self._request_ids)
+
+    def open(self, request_id: int, abort: Callable[[int], None]) -> RequestStream:
+        """Raises ``ValueError`` when the id is in flight already."""
+        if request_id in self._streams:
+            raise ValueError(f"request {request_id} is in flight already")
+        stream = self._streams[request_id] = RequestStream(request_id, abort)
+        return stream
+
+    def deliver(self, step: EngineStep) -> None:
+        """Hand out what a step gave."""
+        for callback in self.on_step:
+            try:
+                callback(step.stats)
+            except Exception:
+                logger.exception("A callback of the engine's steps failed")
+        for output in step.outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is not None:
+                stream.push(output)
+                if output.finish_reason is not None or output.error is not None:
+                    del self._streams[output.request_id]
+
+    def end(self, request_id: int) -> None:
+        """The request was aborted."""
+        stream = self._streams.pop(request_id, None)
+        if stream is not None:
+            stream.end()
+
+    def fail(self, request_id: int, reason: str) -> None:
+        """The request's stream raises ``GenerationError`` with ``reason``."""
+        stream = self._streams.pop(request_id, None)
+        if stream is not None:
+            stream.push(RequestOutput(request_id=request_id, error=reason))
+
+    def fail_all(self, reason: str) -> None:
+        for request_id in list(self._streams):
+            self.fail(request_id, reason)

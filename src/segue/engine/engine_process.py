@@ -1,0 +1,146 @@
+"""The engine process: a loop between its socket and its engine."""
+
+import gc
+import logging
+import multiprocessing
+import os
+from collections import defaultdict
+
+import zmq
+
+from segue.core.output import EngineInfo, EngineStep, RequestOutput, StepStats
+from segue.core.request import AbortRequests, Request
+from segue.engine.engine import Engine
+from segue.engine.ipc import Hello, Message, Shutdown, decode, encode
+
+__all__ = ["run_engine_loop"]
+
+logger = logging.getLogger(__name__)
+
+
+def run_engine_loop(engine: Engine, info: EngineInfo, endpoint: str) -> None:
+    """Serve ``engine`` at ``endpoint`` (``ipc://…`` or ``tcp://…``) to any number of servers.
+
+    Returns on a ``Shutdown`` message and when the parent process ends. Raises ``EngineDeadError`` when the runner does:
+    let the process end then, its servers notice that.
+    """
+    # What is alive now (the model, its libraries) stays alive: without this each full collection walks it in a step.
+    gc.collect()
+    gc.freeze()
+    context = zmq.Context()
+    try:
+        _EngineLoop(engine, info, context.socket(zmq.ROUTER), endpoint).run()
+    finally:
+        context.destroy(linger=0)
+
+
+class _EngineLoop:
+    """Each request's outputs go to the server that sent it; the statistics of a step go to all."""
+
+    def __init__(self, engine: Engine, info: EngineInfo, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+        self._engine = engine
+        self._info = info
+        self._socket = socket
+        self._socket.set_hwm(0)  # an output must never be dropped
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a server that is gone raises
+        self._socket.bind(endpoint)
+        self._owners: dict[int, bytes] = {}
+        self._servers: dict[bytes, set[int]] = {}
+        self._stats = StepStats()
+        self._must_stop = False
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._parent_pid = os.getppid()
+        parent = multiprocessing.parent_process()
+        self._parent_sentinel = None if parent is None else parent.sentinel
+        if self._parent_sentinel is not None:
+            self._poller.register(self._parent_sentinel, zmq.POLLIN)
+
+    def run(self) -> None:
+        while not self._must_stop:
+            self._receive()
+            step = None if self._must_stop else self._engine.step()
+            if step is not None:
+                self._send_step(step)
+
+    def _receive(self) -> None:
+        """Take all messages there are; wait for one if there is no work. Without a sentinel, look at the parent too."""
+        idle_timeout_ms = None if self._parent_sentinel is not None else 1000
+        events = dict(self._poller.poll(0 if self._engine.has_work else idle_timeout_ms))
+        if self._parent_sentinel in events or os.getppid() != self._parent_pid:
+            logger.warning("The parent process ended, so does the engine")
+            self._must_stop = True
+        elif self._socket in events:
+            self._drain()
+
+    def _drain(self) -> None:
+        while not self._must_stop:
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                server, frame = frames
+                self._handle(server, decode(frame))
+            except ValueError:
+                logger.exception("A message to the engine was ignored")
+
+    def _handle(self, server: bytes, message: Message) -> None:
+        match message:
+            case Request():
+                self._add(server, message)
+            case AbortRequests():
+                owned = [i for i in message.request_ids if self._owners.get(i) == server]
+                self._engine.abort(owned)
+                for request_id in owned:
+                    self._forget(request_id)
+            case Hello():
+                self._servers.setdefault(server, set())
+                self._send(server, self._info)
+            case Shutdown():
+                self._must_stop = True
+            case _:
+                raise ValueError(f"a server does not send {type(message).__name__}")
+
+    def _add(self, server: bytes, request: Request) -> None:
+        if server not in self._servers:
+            raise ValueError("a request came before Hello")
+        try:
+            self._engine.add(request)
+        except ValueError as error:
+            refusal = RequestOutput(request_id=request.request_id, error=str(error))
+            self._send(server, EngineStep(outputs=(refusal,), stats=self._stats))
+            return
+        self._owners[request.request_id] = server
+        self._servers[server].add(request.request_id)
+
+    def _send_step(self, step: EngineStep) -> None:
+        self._stats = step.stats
+        outputs_by_server: defaultdict[bytes, list[RequestOutput]] = defaultdict(list)
+        for output in step.outputs:
+            server = self._owners.get(output.request_id)
+            if server is None:  # refused, and aborted before the refusal could be told
+                continue
+            outputs_by_server[server].append(output)
+            if output.finish_reason is not None or output.error is not None:
+                self._forget(output.request_id)
+        for server in list(self._servers):
+            self._send(server, EngineStep(outputs=tuple(outputs_by_server[server]), stats=step.stats))
+
+    def _send(self, server: bytes, message: Message) -> None:
+        try:
+            self._socket.send_multipart((server, encode(message)), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            logger.info("A server is gone, its requests are aborted")
+            self._drop(server)
+
+    def _drop(self, server: bytes) -> None:
+        request_ids = self._servers.pop(server, set())
+        self._engine.abort(request_ids)
+        for request_id in request_ids:
+            del self._owners[request_id]
+
+    def _forget(self, request_id: int) -> None:
+        self._servers[self._owners.pop(request_id)].discard(request_id)

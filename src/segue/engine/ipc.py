@@ -1,0 +1,46 @@
+"""Framing of core types for the socket between servers and engine: one byte for the type, then MessagePack.
+
+Servers hold a DEALER socket, the engine a ROUTER. A server says ``Hello`` and gets an ``EngineInfo``; it sends
+``Request`` and ``AbortRequests`` at any time and gets one ``EngineStep`` a step. This module knows no field names.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from segue.core.output import EngineInfo, EngineStep
+from segue.core.request import AbortRequests, Request
+
+__all__ = ["Hello", "Message", "Shutdown", "decode", "encode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Server → engine: here I am; answer with ``EngineInfo``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Server → engine: end now, whatever is in flight."""
+
+
+Message = Request | AbortRequests | EngineStep | EngineInfo | Hello | Shutdown
+
+_TYPES: tuple[type[Message], ...] = (Request, AbortRequests, EngineStep, EngineInfo, Hello, Shutdown)
+_TAGS = {message_type: tag for tag, message_type in enumerate(_TYPES)}
+_DECODERS = [msgspec.msgpack.Decoder(message_type) for message_type in _TYPES]
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def encode(message: Message) -> bytearray:
+    """The frame of ``message``."""
+    frame = bytearray((_TAGS[type(message)],))
+    _ENCODER.encode_into(message, frame, 1)
+    return frame
+
+
+def decode(frame: bytes) -> Message:
+    """The message of a frame. Raises ``ValueError`` for anything that ``encode`` did not make."""
+    if not frame or frame[0] >= len(_DECODERS):
+        raise ValueError(f"not a frame of this protocol: {frame[:16]!r}")
+    return _DECODERS[frame[0]].decode(memoryview(frame)[1:])

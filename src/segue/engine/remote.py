@@ -1,0 +1,161 @@
+"""The server's side of an engine in another process."""
+
+import asyncio
+import logging
+
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
+
+from segue.core.errors import EngineDeadError
+from segue.core.output import EngineInfo, EngineStep
+from segue.core.request import AbortRequests, Request
+from segue.engine.handle import RequestStream, StepCallback, Streams
+from segue.engine.ipc import Hello, Message, Shutdown, decode, encode
+
+__all__ = ["RemoteEngine"]
+
+logger = logging.getLogger(__name__)
+
+
+class RemoteEngine:
+    """An ``EngineHandle`` of the engine that listens at ``endpoint``, now or later.
+
+    When the connection breaks, or the launcher says ``mark_dead``, every request in flight fails at once, and the
+    handle waits for a new engine at the same endpoint: it is healthy again as soon as one answers.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._streams = Streams()
+        self._info: EngineInfo | None = None
+        self._is_ready = asyncio.Event()
+        self._context: zmq.asyncio.Context | None = None
+        self._socket: zmq.asyncio.Socket | None = None
+        self._monitor: zmq.asyncio.Socket | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def on_step(self) -> list[StepCallback]:
+        return self._streams.on_step
+
+    @property
+    def info(self) -> EngineInfo:
+        """Of the engine that answered last. Raises ``EngineDeadError`` before the first one did."""
+        if self._info is None:
+            raise EngineDeadError("the engine has not answered yet")
+        return self._info
+
+    @property
+    def is_healthy(self) -> bool:
+        return self._is_ready.is_set()
+
+    async def connect(self, timeout_s: float | None = None) -> None:
+        """Wait until the engine answers; also after it died. Raises ``EngineDeadError`` after ``timeout_s``."""
+        if self._socket is None:
+            self._open()
+        try:
+            await asyncio.wait_for(self._is_ready.wait(), timeout_s)
+        except TimeoutError:
+            raise EngineDeadError(f"no engine answered at {self.endpoint} within {timeout_s:g} s") from None
+
+    async def close(self) -> None:
+        """Give up all requests in flight and leave; the engine goes on."""
+        self._is_ready.clear()
+        self._streams.fail_all("Server error: the server is shutting down")
+        tasks = self._close_socket()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._context is not None:
+            self._context.destroy(linger=0)
+            self._context = None
+
+    def mark_dead(self, reason: str = "engine process ended unexpectedly") -> None:
+        """The engine process is gone: fail what is in flight, be unhealthy until a new engine answers."""
+        if self._is_ready.is_set():
+            logger.error("The engine is lost: %s", reason)
+        self._is_ready.clear()
+        self._streams.fail_all(f"Server error: {reason}")
+        self._close_socket()
+        self._open()
+
+    async def mark_alive(self, endpoint: str | None = None, timeout_s: float | None = None) -> None:
+        """A new engine was started (at another endpoint, if given): wait until it answers, as ``connect``."""
+        if endpoint is not None and endpoint != self.endpoint:
+            self.endpoint = endpoint
+            self.mark_dead("engine process was replaced")
+        await self.connect(timeout_s)
+
+    def stop_engine(self) -> None:
+        """Ask the engine process to end now, whatever is in flight."""
+        self._send(Shutdown())
+
+    def next_request_id(self) -> int:
+        return self._streams.next_request_id()
+
+    def submit(self, request: Request) -> RequestStream:
+        stream = self._streams.open(request.request_id, self._give_up)
+        if self.is_healthy:
+            self._send(request)
+        else:
+            self._streams.fail(request.request_id, "Server error: engine process is not running")
+        return stream
+
+    def abort(self, request_id: int) -> None:
+        self._streams.end(request_id)
+        self._give_up(request_id)
+
+    def _give_up(self, request_id: int) -> None:
+        if self.is_healthy:
+            self._send(AbortRequests((request_id,)))
+
+    def _send(self, message: Message) -> None:
+        # Never waits: there is no high-water mark, and a connecting DEALER keeps what it is given.
+        if self._socket is not None:
+            self._socket.send(encode(message), zmq.NOBLOCK)
+
+    def _open(self) -> None:
+        if self._context is None:
+            self._context = zmq.asyncio.Context()
+        socket = self._context.socket(zmq.DEALER)
+        socket.set_hwm(0)
+        socket.setsockopt(zmq.LINGER, 0)
+        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._socket, self._monitor = socket, monitor
+        self._tasks = [
+            asyncio.create_task(self._read(socket), name="engine outputs"),
+            asyncio.create_task(self._watch(monitor), name="engine connection"),
+        ]
+        socket.connect(self.endpoint)
+        self._send(Hello())
+
+    def _close_socket(self) -> list[asyncio.Task[None]]:
+        """Returns the tasks that end with the socket."""
+        tasks, self._tasks = self._tasks, []
+        current = asyncio.current_task()
+        for task in tasks:
+            if task is not current:
+                task.cancel()
+        if self._socket is not None:
+            self._socket.disable_monitor()
+            self._socket.close(linger=0)
+        if self._monitor is not None:
+            self._monitor.close(linger=0)
+        self._socket = self._monitor = None
+        return tasks
+
+    async def _read(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            try:
+                message = decode(await socket.recv())
+            except ValueError:
+                logger.exception("A message of the engine was ignored")
+                continue
+            if isinstance(message, EngineStep):
+                self._streams.deliver(message)
+            elif isinstance(message, EngineInfo):
+                self._info = message
+                self._is_ready.set()
+
+    async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
+        parse_monitor_message(await monitor.recv_multipart())
+        self.mark_dead()
