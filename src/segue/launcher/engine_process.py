@@ -47,7 +47,7 @@ class EngineProcess:
         self._loop = asyncio.get_running_loop()
         self._on_report = on_report
         self.exited: asyncio.Future[int] = self._loop.create_future()
-        """The exit code; negative: the signal that ended it."""
+        """The exit code; negative: the signal that ended it. To be awaited by ``wait``, which does not cancel it."""
         # The child finds modules where this process does, and in the working directory only if this one does.
         safe_path = [] if "" in sys.path or os.getcwd() in sys.path else ["-P"]
         self._process = subprocess.Popen(  # noqa: S603
@@ -80,13 +80,16 @@ class EngineProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    async def wait(self) -> int:
+        return await asyncio.shield(self.exited)
+
     async def stop(self) -> None:
         """Wait a little for the process, which was told to end, then end it."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self.exited), STOP_TIMEOUT_S)
-            return
-        self.kill()
-        await self.exited
+        try:
+            await asyncio.wait_for(self.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            self.kill()
+            await self.wait()
 
     def kill(self) -> None:
         self._process.kill()
@@ -168,7 +171,7 @@ class EngineSupervisor:
             logger.info("Shard ready in %.2fs rank=0", time.monotonic() - started)
             self._keep_limits(self._handle.info)
             self.ready.set()
-        code = await process.exited
+        code = await process.wait()
         self._handle.mark_dead()
         logger.error("Shard 0 %s", _describe_exit(code))
         if self._failure is None and not has_served:
