@@ -1,13 +1,19 @@
 """Stand-ins at the project's own seams: a runner without a model."""
 
+import os
+import time
 import zlib
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 from segue.core.batch import EncoderInput, ScheduledBatch, ScheduledSequence, StepOutput
-from segue.core.output import TokenOutput
+from segue.core.output import EngineInfo, TokenOutput
+from segue.core.request import Request, SamplingParams, StopCriteria
+from segue.engine.config import EngineConfig
+from segue.engine.engine import Engine
+from segue.engine.engine_process import run_engine_loop
 
-__all__ = ["FakeRunner", "expected_tokens"]
+__all__ = ["FakeRunner", "MemoryMismatch", "engine_info", "expected_tokens", "make_request", "serve_fake_engine"]
 
 NextToken = Callable[[ScheduledSequence], int]
 
@@ -49,10 +55,7 @@ class FakeRunner:
         self.batches.append(batch)
         self._check_shape(batch)
         if self._fails is not None and any(map(self._fails, batch.sequences)):
-            # Half of what the step was to write is written, and wrongly.
-            for s in batch.sequences:
-                for position in range(s.num_computed_tokens, s.num_computed_tokens + len(s.token_ids)):
-                    self._memory[self._slot(s.block_table, position)] = -1
+            self._write(batch, garbage=True)
             raise RuntimeError("the fake device failed")
         self._write(batch)
         for s in batch.sequences:
@@ -77,7 +80,7 @@ class FakeRunner:
             assert s.needs_token == (end == len(s.history))
             assert len(s.block_table) * self.block_size >= end
 
-    def _write(self, batch: ScheduledBatch) -> None:
+    def _write(self, batch: ScheduledBatch, *, garbage: bool = False) -> None:
         written: dict[int, int] = {}
         for s in batch.sequences:
             if s.encoder is not None and s.encoder.run:
@@ -87,7 +90,7 @@ class FakeRunner:
             states = self._states_of(s)
             for position in range(s.num_computed_tokens, s.num_computed_tokens + len(s.token_ids)):
                 self._write_slot(written, s.block_table, position, states[position])
-        self._memory.update(written)
+        self._memory.update(dict.fromkeys(written, -1) if garbage else written)
 
     def _write_slot(self, written: dict[int, int], block_table: Seq[int], position: int, state: int) -> None:
         slot = self._slot(block_table, position)
@@ -152,6 +155,58 @@ def expected_tokens(
         tokens.append(_token_of(state, vocab_size))
         state = _next_state(state, tokens[-1])
     return tokens
+
+
+def make_request(
+    request_id: int,
+    prompt: Seq[int] = (1, 2, 3),
+    *,
+    max_new_tokens: int = 4,
+    encoder: Seq[int] | None = None,
+    eos: Seq[int] = (),
+    salt: str = "",
+    sampling: SamplingParams | None = None,
+) -> Request:
+    return Request(
+        request_id=request_id,
+        prompt_token_ids=tuple(prompt),
+        encoder_token_ids=None if encoder is None else tuple(encoder),
+        sampling=sampling or SamplingParams(),
+        stop=StopCriteria(max_new_tokens=max_new_tokens, eos_token_ids=frozenset(eos)),
+        cache_salt=salt,
+    )
+
+
+def engine_info(config: EngineConfig, *, is_encoder_decoder: bool = False, vocab_size: int = 1000) -> EngineInfo:
+    """Facts of a model that does not exist, for engines with a ``FakeRunner``."""
+    num_slots = config.num_blocks * config.block_size
+    return EngineInfo(
+        model_type="fake",
+        is_encoder_decoder=is_encoder_decoder,
+        dtype="float32",
+        device="cpu",
+        vocab_size=vocab_size,
+        max_input_tokens=num_slots - 1,
+        max_total_tokens=num_slots,
+        max_batch_prefill_tokens=config.max_batch_prefill_tokens,
+        max_batch_total_tokens=num_slots,
+        block_size=config.block_size,
+        num_blocks=config.num_blocks,
+    )
+
+
+def serve_fake_engine(endpoint: str, *, num_blocks: int = 64, block_size: int = 4, step_s: float = 0.0) -> None:
+    """The body of an engine process whose steps take ``step_s``; it exits with code 3 at a token id 13 in a prompt."""
+
+    def next_token(s: ScheduledSequence) -> int:
+        if 13 in s.history[: s.num_prompt_tokens]:
+            os._exit(3)
+        time.sleep(step_s)
+        return s.history[-1] + 1
+
+    config = EngineConfig(num_blocks=num_blocks, block_size=block_size)
+    engine = Engine(config, FakeRunner(block_size=block_size, next_token=next_token))
+    run_engine_loop(engine, engine_info(config), endpoint)
 
 
 def _prompt_logprobs(s: ScheduledSequence) -> list[float]:

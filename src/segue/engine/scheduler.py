@@ -105,8 +105,7 @@ class Scheduler:
         decodes: list[ScheduledSequence] = []
         prefills: list[ScheduledSequence] = []
         budget = self._schedule_running(decodes, prefills)
-        if self.waiting and self.counts.num_preemptions == 0:
-            self._schedule_waiting(prefills, budget)
+        self._schedule_waiting(prefills, budget)
         if not decodes and not prefills:
             assert len(self.running) + len(self.waiting) == 0, "work is left but none of it fits"
             return None
@@ -171,20 +170,23 @@ class Scheduler:
         return None
 
     def _schedule_running(self, decodes: list[ScheduledSequence], prefills: list[ScheduledSequence]) -> int:
-        """Returns the token budget left for new sequences."""
+        """Returns the token budget left for new sequences.
+
+        The budget has a token for each running sequence, because one is admitted only when each got its token and one
+        was left. So the oldest always gets one, whatever it is at.
+        """
         running = self.running
         num_decodes = sum(len(seq.token_ids) - seq.num_computed_tokens == 1 for seq in running)
         budget = self.config.max_batch_prefill_tokens - num_decodes
         i = 0
         while i < len(running):
             seq = running[i]
+            i += 1
             num_tokens = remaining = len(seq.token_ids) - seq.num_computed_tokens
             if remaining > 1:
-                # The oldest gets a token even when younger decodes use the budget up.
-                num_tokens = min(remaining, self._max_chunk, max(budget, 1 if i == 0 else 0))
-            i += 1
-            if num_tokens == 0:
-                continue
+                num_tokens = min(remaining, self._max_chunk, budget)
+                if num_tokens == 0:
+                    continue
             if not self._make_room(seq, seq.num_computed_tokens + num_tokens):
                 break
             if remaining > 1:
@@ -345,7 +347,7 @@ class Scheduler:
         """Between steps: orders, counts and ownership. Raises ``AssertionError``."""
         assert [seq.seq_id for seq in self.running] == sorted(seq.seq_id for seq in self.running)
         assert list(self.waiting) == sorted(self.waiting)
-        assert len(self.running) <= self.config.max_batch_size
+        assert len(self.running) <= min(self.config.max_batch_size, self.config.max_batch_prefill_tokens)
         live = {seq.request.request_id: seq for seq in (*self.running, *self.waiting.values())}
         assert live == self._live
         assert len(live) == len(self.running) + len(self.waiting)
