@@ -10,7 +10,7 @@ from segue.sampling.random_numbers import uniform
 from segue.sampling.row import SamplingRow
 from segue.sampling.transfer import to_device
 
-__all__ = ["choose"]
+__all__ = ["choose", "draw"]
 
 
 def choose(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
@@ -23,19 +23,21 @@ def choose(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
         return logits.argmax(-1)
     uniforms = to_device([uniform(rows[i].seed, rows[i].position) for i in sampling], torch.float64, logits.device)
     if len(sampling) == len(rows):
-        return _draw(logits, uniforms)
+        return draw(logits, uniforms)
     index = to_device(sampling, torch.int64, logits.device)
-    return logits.argmax(-1).index_copy_(0, index, _draw(logits.index_select(0, index), uniforms))
+    return logits.argmax(-1).index_copy_(0, index, draw(logits.index_select(0, index), uniforms))
 
 
-def _draw(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Inverse of the cumulative distribution: the first id whose cumulative mass exceeds ``uniform * total``.
+def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """[n] int64: inverse of the cumulative distribution.
 
-    A mass of 0 never raises the cumulative sum, so a masked id is never first.
+    ``logits``: [n, vocab] float32; ``uniforms``: [n] float64 in [0, 1). Takes the first id whose cumulative mass
+    exceeds ``uniform * total``. A mass of 0 never raises the cumulative sum, so a masked id is never first.
     """
-    cumulative = masses(logits, logits.amax(-1, keepdim=True)).cumsum(-1)
+    vocab_size = logits.shape[-1]
+    cumulative = masses(logits, logits.amax(-1, keepdim=True), vocab_size).cumsum(-1)
     total = cumulative[:, -1:]
     # float64 holds 53 of the total's 62 bits: the product may round up to the total itself, where no id is left.
-    target = torch.minimum((uniforms[:, None] * total).to(torch.int64), total - 1)
+    target = torch.minimum((uniforms.unsqueeze(-1) * total).to(torch.int64), total - 1)
     ids = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    return ids.clamp_(max=logits.shape[-1] - 1)
+    return ids.clamp_(max=vocab_size - 1)

@@ -14,8 +14,6 @@ __all__ = ["TopTokens", "prompt_logprobs"]
 
 _TIES = 8
 """Places for ids tied with the n-th that come back with the rest; more ties than this cost one more transfer."""
-_PROMPT_ROWS = 64
-"""Rows of prompt logits in float32 at a time: 32 MiB for 128k tokens, whatever the chunk's length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class TopTokens:
         wanted = [min(counts[i], vocab_size) for i in asked]
         if len(asked) < len(rows):
             logprobs = logprobs.index_select(0, to_device(asked, torch.int64, logprobs.device))
-        last = to_device([count - 1 for count in wanted], torch.int64, logprobs.device)[:, None]
+        last = to_device([count - 1 for count in wanted], torch.int64, logprobs.device).unsqueeze(-1)
         floor = logprobs.topk(max(wanted)).values.gather(-1, last).clamp_(min=torch.finfo(logprobs.dtype).min)
         return cls(asked, logprobs, floor, min(max(wanted) + _TIES, vocab_size))
 
@@ -69,18 +67,16 @@ class TopTokens:
 def prompt_logprobs(logits: Tensor, target_ids: Sequence[int]) -> list[float]:
     """``logits``: [num_tokens, vocab], raw, any float dtype; ``target_ids[i]``: the token that followed row i.
 
-    Returns ``log_softmax(logits[i])[target_ids[i]]``. Rows are independent: a prompt may come in chunks. One transfer
-    back. Raises ``GenerationError`` if a row has no distribution (NaN or infinity in it, or only ``-inf``).
+    Returns ``log_softmax(logits[i])[target_ids[i]]``. Rows are independent: a long prompt may come in
+    chunks, which bounds the memory. One transfer back. Raises ``GenerationError`` if a row has no distribution (NaN or
+    +inf in it, or only -inf).
     """
     assert logits.shape[0] == len(target_ids), (logits.shape, len(target_ids))
     if not target_ids:
         return []
-    targets = to_device(target_ids, torch.int64, logits.device)[:, None]
-    parts = [
-        part.to(torch.float32).log_softmax(-1).gather(-1, ids)
-        for part, ids in zip(logits.split(_PROMPT_ROWS), targets.split(_PROMPT_ROWS), strict=True)
-    ]
-    values: list[float] = torch.cat(parts).squeeze(-1).tolist()
+    targets = to_device(target_ids, torch.int64, logits.device).unsqueeze(-1)
+    logprobs = logits.to(torch.float32).log_softmax(-1)
+    values: list[float] = logprobs.gather(-1, targets).squeeze(-1).tolist()
     for i, value in enumerate(values):
         if value != value:
             raise GenerationError(f"row {i} of the prompt's logits is not a distribution")

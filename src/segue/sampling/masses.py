@@ -11,17 +11,19 @@ from torch import Tensor
 __all__ = ["masses", "reach"]
 
 _SUM_BITS = 62
+_LOWEST = -64.0
+"""exp(-64) * 2**62 is below 1. On a CPU, exponentials that end in float32's denormals took 40 times as long."""
 
 
-def masses(logits: Tensor, peak: Tensor) -> Tensor:
-    """[n, vocab] int64: ``exp(logit - peak)`` in units of 2**-b, rounded down; ``-inf`` gives 0, the peak gives 2**b.
+def masses(logits: Tensor, peak: Tensor, vocab_size: int) -> Tensor:
+    """[n, m] int64: ``exp(logit - peak)`` in units of 2**-b, rounded down; ``-inf`` gives 0, the peak gives 2**b.
 
-    ``logits``: [n, vocab] float32; ``peak``: [n, 1], their largest. b leaves room for the sum of ``vocab`` peaks: it
-    is 46 for 50,257 tokens, so what rounding down takes is under vocab * 2**-46 of the total. A row whose peak is not
-    finite gives arbitrary numbers, and hurts no other row.
+    ``logits``: [n, m] float32, a whole row or a part; ``peak``: [n, 1], the row's largest. b leaves room for the sum of
+    ``vocab_size`` peaks: it is 46 for 50,257 tokens, so what rounding down takes is under vocab * 2**-46 of the total.
+    A row whose peak is not finite gives arbitrary numbers, and hurts no other row.
     """
-    bits = _SUM_BITS - logits.shape[-1].bit_length()
-    return (logits - peak).exp_().mul_(2.0**bits).to(torch.int64)
+    bits = _SUM_BITS - vocab_size.bit_length()
+    return (logits - peak).clamp_(min=_LOWEST).exp_().mul_(2.0**bits).to(torch.int64)
 
 
 def reach(total: Tensor, share: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Column:
 
     def tensor(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """[num_asked, 1]"""
-        return to_device(self.values, dtype, device)[:, None]
+        return to_device(self.values, dtype, device).unsqueeze(-1)
 
     def take(self, logits: Tensor) -> Tensor:
         """[num_asked, vocab]: ``logits`` itself if every row asked."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from segue.sampling.masses import masses, reach
 from segue.sampling.processors.base import Column
-from segue.sampling.processors.prefix import boundary
+from segue.sampling.processors.prefix import ascending, boundary
 from segue.sampling.row import SamplingRow
 
 __all__ = ["TopP"]
@@ -37,9 +37,18 @@ class TopP:
 
     def apply(self, logits: Tensor, columns: Nuclei) -> Tensor:
         part = columns.top_p.take(logits)
-        weights = masses(part, part.amax(-1, keepdim=True))
-        target = reach(weights.sum(-1, keepdim=True), columns.top_p.tensor(torch.float64, logits.device))
-        edge = boundary(-part, weights, target, limit=columns.max_top_k)
+        vocab_size, peak = part.shape[-1], part.amax(-1, keepdim=True)
+        limit = columns.max_top_k
+        if limit is not None and limit < vocab_size:
+            best = part.topk(limit).values
+            weights = masses(best, peak, vocab_size)
+            total = masses(part, peak, vocab_size).sum(-1, keepdim=True)
+        else:
+            best = ascending(-part).neg_()
+            weights = masses(best, peak, vocab_size)
+            total = weights.sum(-1, keepdim=True)
+        target = reach(total, columns.top_p.tensor(torch.float64, logits.device))
+        edge = boundary(-best, weights, target)
         is_edge = part == -edge.score
         rank = is_edge.cumsum(-1)
         is_dropped = (part < -edge.score) | (is_edge & (rank <= rank[:, -1:] - edge.num_ties))

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from segue.sampling.masses import masses, reach
 from segue.sampling.processors.base import Column
-from segue.sampling.processors.prefix import boundary
+from segue.sampling.processors.prefix import ascending_ids, boundary
 from segue.sampling.row import SamplingRow
 
 __all__ = ["TypicalP"]
@@ -27,7 +27,7 @@ class TypicalP:
     def apply(self, logits: Tensor, columns: Column) -> Tensor:
         part = columns.take(logits)
         peak = part.amax(-1, keepdim=True)
-        weights = masses(part, peak)
+        weights = masses(part, peak, part.shape[-1])
         total = weights.sum(-1, keepdim=True)
         below = peak - part
         # A weight of 0 times a finite distance is 0; times infinity it would be NaN. weight * d is at most 2**b / e.
@@ -35,5 +35,6 @@ class TypicalP:
         mean = moments.sum(-1, keepdim=True).to(torch.float64) / total
         score = (below - mean.to(below.dtype)).abs_()
         target = reach(total, columns.tensor(torch.float64, logits.device))
-        edge = boundary(score, weights, target)
+        ids = ascending_ids(score)
+        edge = boundary(score.gather(-1, ids), weights.gather(-1, ids), target)
         return columns.put(logits, part.masked_fill_(score > edge.score, -torch.inf))
