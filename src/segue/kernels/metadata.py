@@ -32,6 +32,9 @@ class AttentionSpec:
     soft_cap: float | None = None
     """Scores become ``soft_cap * tanh(scores / soft_cap)`` (Gemma 2)."""
     alibi_slopes: Tensor | None = None  # [num_heads] float32
+    """``slope * (key position - query position)`` is added to a score."""
+    alibi_is_rounded: bool = False
+    """Falcon's: ``slope * key position`` instead, computed in bfloat16, then times ``scale``."""
     relative_bias: RelativeBias | None = None
     sinks: Tensor | None = None  # [num_heads]: a logit that takes probability and gives nothing (gpt-oss)
 

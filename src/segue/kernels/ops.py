@@ -3,14 +3,21 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.kernels import plain
+from segue.kernels import onednn, plain
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
 
-__all__ = ["linear", "paged_attention", "varlen_attention", "write_kv"]
+__all__ = ["linear", "pack", "paged_attention", "varlen_attention", "write_kv"]
+
+
+def pack(weight: Tensor) -> Tensor:
+    """weight [out, in] in the form that ``linear`` reads fastest on its device; ``weight`` itself where it is that."""
+    return onednn.pack(weight) if onednn.can_pack(weight) else weight
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x [num_tokens, in] · weight [out, in] ᵀ + bias [out] → [num_tokens, out]."""
+    """x [num_tokens, in] · weight [out, in] ᵀ + bias [out] → [num_tokens, out]; ``weight`` packed or not."""
+    if weight.is_mkldnn:
+        return onednn.linear(x, weight, bias)
     return F.linear(x, weight, bias)
 
 

@@ -88,7 +88,7 @@ def _decode_mask(meta: AttentionMetadata, spec: AttentionSpec, max_len: int, dty
 
 def _mask_key(spec: AttentionSpec) -> tuple[object, ...]:
     alibi, bias = spec.alibi_slopes, spec.relative_bias
-    return (spec.causal, spec.sliding_window, id(alibi), id(bias.table) if bias else None)
+    return (spec.causal, spec.sliding_window, id(alibi), spec.alibi_is_rounded, id(bias.table) if bias else None)
 
 
 def _window_hides(spec: AttentionSpec, num_keys: int) -> bool:
@@ -110,7 +110,7 @@ def _mask(spec: AttentionSpec, queries: Tensor, keys: Tensor, dtype: torch.dtype
         mask &= keys[None, None, :] < lens[:, None, None]
     if not spec.has_bias:
         return mask[:, None]
-    bias = reference.bias_of(spec, relative)
+    bias = reference.bias_of(spec, relative, keys)
     assert bias is not None
     return bias.masked_fill(~mask[:, None], -math.inf).to(dtype)
 

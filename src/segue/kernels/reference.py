@@ -28,12 +28,15 @@ def relative_buckets(relative: Tensor, num_buckets: int, max_distance: int, bidi
     return buckets + torch.where(distance < exact, distance, far)
 
 
-def bias_of(spec: AttentionSpec, relative: Tensor) -> Tensor | None:
+def bias_of(spec: AttentionSpec, relative: Tensor, key_positions: Tensor) -> Tensor | None:
     """``key position - query position`` [..., queries, keys] → bias [..., num_heads, queries, keys] float32.
 
-    None when the layer has no position bias.
+    None when the layer has no position bias. ``key_positions`` [keys] int64.
     """
     if spec.alibi_slopes is not None:
+        if spec.alibi_is_rounded:
+            rounded = spec.alibi_slopes.bfloat16()[:, None, None] * key_positions
+            return (rounded.float() * spec.scale).expand(*relative.shape[:-2], -1, relative.shape[-2], -1)
         return spec.alibi_slopes.float()[:, None, None] * relative[..., None, :, :]
     if spec.relative_bias is not None:
         bias = spec.relative_bias
@@ -63,7 +66,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, first_query_
     scores = torch.einsum("qhd,khd->hqk", q.float(), k) * spec.scale
     if spec.soft_cap is not None:
         scores = spec.soft_cap * torch.tanh(scores / spec.soft_cap)
-    bias = bias_of(spec, key_positions[None, :] - query_positions[:, None])
+    bias = bias_of(spec, key_positions[None, :] - query_positions[:, None], key_positions)
     if bias is not None:
         scores = scores + bias
     scores = scores.masked_fill(~visible(spec, query_positions, key_positions), -math.inf)

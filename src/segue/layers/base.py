@@ -5,12 +5,17 @@ from torch import Tensor, nn
 
 from segue.core.errors import ConfigError
 
-__all__ = ["Layer", "parameter"]
+__all__ = ["Layer", "emptied", "parameter"]
 
 
 def parameter(*shape: int) -> nn.Parameter:
     """A weight without memory: the loader gives it its tensor."""
     return nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
+
+
+def emptied(weight: Tensor) -> nn.Parameter:
+    """What stands for ``weight`` once its memory is given up: its shape and dtype."""
+    return nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
 
 
 class Layer(nn.Module):
@@ -32,3 +37,9 @@ class Layer(nn.Module):
         if part is not None or tensor.shape != expected:
             raise ConfigError(f"{name} has shape {tuple(tensor.shape)} in the checkpoint, expected {tuple(expected)}")
         setattr(self, name, nn.Parameter(tensor, requires_grad=False))
+
+    def finish_loading(self) -> None:
+        """Called once after the model's last tensor: derive here what follows from the weights."""
+
+    def pack(self) -> None:
+        """Called once when the model is whole: bring the weights into the form that is fastest to read."""

@@ -1,10 +1,11 @@
 """Token and position embeddings, and the output head."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels import ops
-from segue.layers.base import Layer, parameter
+from segue.layers.base import Layer, emptied, parameter
 
 __all__ = ["Embedding", "OutputHead"]
 
@@ -21,22 +22,30 @@ class Embedding(Layer):
 
 
 class OutputHead(Layer):
-    """Hidden states → logits [num_rows, vocab_size]; ``tied_to`` shares an embedding's weight."""
+    """Hidden states → logits [num_rows, vocab_size].
+
+    ``tied_to``: the embedding whose weight it shares, unless the checkpoint holds another one for the head.
+    """
 
     def __init__(self, vocab_size: int, dim: int, *, bias: bool = False, tied_to: Embedding | None = None) -> None:
         super().__init__()
         self.tied_to = [tied_to] if tied_to is not None else []  # a list, so that it is not a second submodule
-        if tied_to is None:
-            self.weight = parameter(vocab_size, dim)
+        self.weight = parameter(vocab_size, dim)
         self.bias = parameter(vocab_size) if bias else None
+        self.packed: Tensor | None = None
 
-    def takes(self, name: str) -> bool:
-        return super().takes(name) or (name == "weight" and bool(self.tied_to))
+    def pack(self) -> None:
+        weight = self.weight.data
+        self.packed = ops.pack(weight)
+        if self.packed is not weight:
+            self.weight = emptied(weight)  # a shared one stays with the embedding
 
-    def load(self, name: str, tensor: Tensor, part: int | None) -> None:
-        if not (name == "weight" and self.tied_to):  # a tied head's copy in the checkpoint is the embedding again
-            super().load(name, tensor, part)
+    def finish_loading(self) -> None:
+        for embedding in self.tied_to:
+            if embedding.weight.is_meta:  # a checkpoint that kept only the head's of the two names
+                embedding.weight = self.weight
+            elif self.weight.is_meta or torch.equal(self.weight, embedding.weight):
+                self.weight = embedding.weight
 
     def forward(self, hidden: Tensor) -> Tensor:
-        weight = self.tied_to[0].weight if self.tied_to else self.weight
-        return ops.linear(hidden, weight, self.bias)
+        return ops.linear(hidden, self.weight if self.packed is None else self.packed, self.bias)

@@ -1,7 +1,7 @@
 """Normalizations."""
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from segue.layers.base import Layer, parameter
 
@@ -9,18 +9,21 @@ __all__ = ["LayerNorm", "RMSNorm"]
 
 
 class RMSNorm(Layer):
-    """x / rms(x) · (weight + offset), rms in float32. ``offset=1`` is Gemma's form."""
+    """x / rms(x) · (weight + offset). ``offset=1`` is Gemma's form, where the product too is in float32."""
 
     def __init__(self, dim: int, eps: float, *, offset: float = 0.0) -> None:
         super().__init__()
         self.dim, self.eps, self.offset = dim, eps, offset
         self.weight = parameter(dim)
 
+    def finish_loading(self) -> None:
+        if self.offset:
+            self.weight = nn.Parameter(self.weight.float() + self.offset, requires_grad=False)
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.offset:
             return F.rms_norm(x, (self.dim,), self.weight, self.eps)
-        normed = F.rms_norm(x.float(), (self.dim,), None, self.eps)
-        return (normed * (self.weight.float() + self.offset)).to(x.dtype)
+        return F.rms_norm(x.float(), (self.dim,), self.weight, self.eps).to(x.dtype)
 
 
 class LayerNorm(Layer):

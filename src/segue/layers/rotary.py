@@ -50,7 +50,9 @@ class RopeParams:
     options: Mapping[str, Any]
 
     def number(self, name: str, default: float | None = None) -> float:
-        value = self.options.get(name, default)
+        value = self.options.get(name)
+        if value is None:
+            value = default
         if value is None:
             raise ConfigError(f"rope type {self.rope_type!r} needs {name!r} in config.json")
         return float(value)
@@ -59,9 +61,20 @@ class RopeParams:
     def original_max_positions(self) -> int:
         return int(self.options.get("original_max_position_embeddings") or self.max_positions)
 
+    @property
+    def num_positions(self) -> int:
+        """How many positions the scaling makes usable; config.json may give the number before or after scaling."""
+        if self.rope_type in ("linear", "dynamic"):
+            return int(self.max_positions * max(1.0, self.number("factor", 1.0)))
+        if self.rope_type == "yarn":
+            return max(self.max_positions, int(self.original_max_positions * self.number("factor", 1.0)))
+        return self.max_positions
+
 
 class Rotary(nn.Module):
-    """Tables of cos and sin by position, grown when a longer sequence comes."""
+    """Angles by position, computed every step: 2 us more than a look-up for 16 tokens on a CPU, where the tables of a
+    context of 131072 positions would take 256 MB (float32, head_dim 256).
+    """
 
     def __init__(self, params: RopeParams, *, interleaved: bool = False) -> None:
         super().__init__()
@@ -70,7 +83,7 @@ class Rotary(nn.Module):
                 f"unknown rope type {params.rope_type!r}; known: {', '.join(sorted(_INVERSE_FREQUENCIES))}"
             )
         self.params, self.interleaved = params, interleaved
-        self._tables: dict[tuple[bool, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._constants: dict[tuple[bool, torch.device], tuple[Tensor, Tensor, float]] = {}
 
     @property
     def long_prompt_boundary(self) -> int | None:
@@ -79,64 +92,57 @@ class Rotary(nn.Module):
 
     def forward(self, positions: Tensor, is_long: Tensor | None, dtype: torch.dtype) -> Rotation:
         """positions [num_tokens] int64; ``is_long`` [num_tokens] bool where ``long_prompt_boundary`` is set."""
-        cos, sin = self._lookup(positions, False, dtype)
-        if is_long is not None:
-            long_cos, long_sin = self._lookup(positions, True, dtype)
-            cos = torch.where(is_long[:, None, None], long_cos, cos)
-            sin = torch.where(is_long[:, None, None], long_sin, sin)
-        return Rotation(cos, sin, self.interleaved)
-
-    def reserve(self, num_positions: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Make the tables long enough, so that no step has to look at its positions' values."""
-        for is_long in (False, True) if self.long_prompt_boundary else (False,):
-            self._tables[is_long, device, dtype] = self._build(num_positions, is_long, device, dtype)
-
-    def _lookup(self, positions: Tensor, is_long: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        key = (is_long, positions.device, dtype)
-        if key not in self._tables:
-            self.reserve(self.params.max_positions, positions.device, dtype)
-        cos, sin = self._tables[key]
-        return cos[positions], sin[positions]
-
-    def _build(self, length: int, is_long: bool, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """[length, 1, rotary_dim] each, computed in float32 as transformers does."""
-        inverse, factor = _INVERSE_FREQUENCIES[self.params.rope_type](self.params, is_long)
-        positions = torch.arange(length, dtype=torch.float32)
+        inverse, sign, factor = self._constants_on(positions.device, False)
         if self.params.rope_type == "dynamic":
-            angles = _dynamic_angles(self.params, positions)
-        else:
-            angles = positions[:, None] * inverse
-        cos, sin = angles.cos() * factor, angles.sin() * factor
-        if self.interleaved:
-            cos, sin = cos.repeat_interleave(2, -1), torch.stack((-sin, sin), dim=-1).flatten(-2)
-        else:
-            cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
-        return cos[:, None].to(device, dtype), sin[:, None].to(device, dtype)
+            inverse = self._paired(_dynamic(self.params, positions))[:, None]
+        elif is_long is not None:
+            inverse = torch.where(is_long[:, None, None], self._constants_on(positions.device, True)[0], inverse)
+        angles = positions[:, None, None] * inverse
+        cos, sin = angles.cos(), angles.sin() * sign
+        if factor != 1.0:
+            cos = cos * factor
+        return Rotation(cos.to(dtype), sin.to(dtype), self.interleaved)
+
+    def _constants_on(self, device: torch.device, is_long: bool) -> tuple[Tensor, Tensor, float]:
+        """Inverse frequencies and, for the sine, signs times factor, [rotary_dim] float32 each; the factor."""
+        if (is_long, device) not in self._constants:
+            inverse, factor = _INVERSE_FREQUENCIES[self.params.rope_type](self.params, is_long)
+            sign = torch.ones_like(inverse)
+            sign = torch.stack((-sign, sign), -1).flatten() if self.interleaved else torch.cat((-sign, sign))
+            self._constants[is_long, device] = (self._paired(inverse).to(device), (sign * factor).to(device), factor)
+        return self._constants[is_long, device]
+
+    def _paired(self, inverse: Tensor) -> Tensor:
+        """[…, rotary_dim / 2] → […, rotary_dim]: each frequency at both places of its pair."""
+        return inverse.repeat_interleave(2, -1) if self.interleaved else torch.cat((inverse, inverse), -1)
 
 
-def _plain(theta: float, dim: int) -> Tensor:
-    return 1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim))
+def _periods(params: RopeParams) -> Tensor:
+    """[rotary_dim / 2] float32: positions per radian."""
+    dim = params.rotary_dim
+    return params.theta ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim)
 
 
 def _default(params: RopeParams, is_long: bool) -> tuple[Tensor, float]:
-    return _plain(params.theta, params.rotary_dim), 1.0
+    return 1.0 / _periods(params), 1.0
 
 
 def _linear(params: RopeParams, is_long: bool) -> tuple[Tensor, float]:
-    return _plain(params.theta, params.rotary_dim) / params.number("factor"), 1.0
+    return 1.0 / _periods(params) / params.number("factor"), 1.0
 
 
-def _dynamic_angles(params: RopeParams, positions: Tensor) -> Tensor:
-    """NTK-aware scaling: the base grows with the length once it passes ``max_positions``.
+def _dynamic(params: RopeParams, positions: Tensor) -> Tensor:
+    """NTK-aware scaling: the base grows with the length once it passes ``max_positions``. → [num_tokens, dim / 2].
 
-    A token's base follows from its own position, so that its rotation does not depend on what else is in the batch.
+    A token's base follows from its own position, as where a short prompt grows one token a step. transformers rotates
+    a long prompt by the base of the longest sequence in the batch, so that a cached key could never be used again.
     """
     dim, factor = params.rotary_dim, params.number("factor")
     length = (positions + 1).clamp(min=params.max_positions)
     growth = (factor * length / params.max_positions) - (factor - 1)
     theta = params.theta * growth ** (dim / (dim - 2))
-    exponents = torch.arange(0, dim, 2, dtype=torch.int64).float() / dim
-    return positions[:, None] * (1.0 / theta[:, None] ** exponents)
+    exponents = torch.arange(0, dim, 2, dtype=torch.int64, device=positions.device).float() / dim
+    return 1.0 / theta[:, None] ** exponents
 
 
 def _yarn(params: RopeParams, is_long: bool) -> tuple[Tensor, float]:
@@ -163,15 +169,15 @@ def _yarn(params: RopeParams, is_long: bool) -> tuple[Tensor, float]:
     if low == high:
         high += 0.001
     keep = 1 - ((torch.arange(dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
-    plain = _plain(params.theta, dim)
-    return plain / factor * (1 - keep) + plain * keep, float(attention_factor)
+    periods = _periods(params)
+    return 1.0 / (factor * periods) * (1 - keep) + 1.0 / periods * keep, float(attention_factor)
 
 
 def _llama3(params: RopeParams, is_long: bool) -> tuple[Tensor, float]:
     """Llama 3.1's: wavelengths beyond the old context are stretched by ``factor``, with a smooth band between."""
     factor, original = params.number("factor"), params.original_max_positions
     low, high = params.number("low_freq_factor"), params.number("high_freq_factor")
-    plain = _plain(params.theta, params.rotary_dim)
+    plain = 1.0 / _periods(params)
     wavelength = 2 * math.pi / plain
     smooth = (original / wavelength - low) / (high - low)
     smoothed = (1 - smooth) * plain / factor + smooth * plain
@@ -188,8 +194,7 @@ def _longrope(params: RopeParams, is_long: bool) -> tuple[Tensor, float]:
     attention_factor = params.options.get("attention_factor")
     if attention_factor is None:
         attention_factor = 1.0 if scale <= 1 else math.sqrt(1 + math.log(scale) / math.log(original))
-    plain = _plain(params.theta, params.rotary_dim)
-    return plain / torch.tensor(factors, dtype=torch.float32), float(attention_factor)
+    return 1.0 / (torch.tensor(factors, dtype=torch.float32) * _periods(params)), float(attention_factor)
 
 
 _INVERSE_FREQUENCIES = {

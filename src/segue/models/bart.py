@@ -120,7 +120,7 @@ class BartForConditionalGeneration(Seq2SeqModel):
         self.max_positions = config.integer("max_position_embeddings", 1024)
         self.shared = Embedding(self.vocab_size, hidden)
         self.encoder, self.decoder = _Stack(config, "encoder", self.shared), _Stack(config, "decoder", self.shared)
-        self.lm_head = OutputHead(self.vocab_size, hidden, bias=True)
+        self.lm_head = OutputHead(self.vocab_size, hidden, bias=True, tied_to=self.shared)
         num_heads = config.integer("decoder_attention_heads", 16)
         self.kv_layers = [KVLayerSpec(num_heads, hidden // num_heads, hidden // num_heads)] * len(self.decoder.layers)
 
@@ -130,8 +130,6 @@ class BartForConditionalGeneration(Seq2SeqModel):
         return [(name, tensor)]
 
     def finish_loading(self) -> None:
-        if self.lm_head.weight.is_meta:
-            self.lm_head.weight = self.shared.weight
         bias = self.lm_head.bias
         assert bias is not None
         if bias.is_meta:  # a buffer that newer checkpoints leave out when it is zero

@@ -41,6 +41,11 @@ class HFConfig:
         names = self.values.get("architectures") or [""]
         return str(names[0])
 
+    def renamed(self, **names: str) -> "HFConfig":
+        """Keys that some versions spell otherwise, under the names that the family reads: ``n_embd="hidden_size"``."""
+        renamed = {names[key]: value for key, value in self.values.items() if key in names and value is not None}
+        return HFConfig({**self.values, **renamed})
+
     def has(self, key: str) -> bool:
         return self.values.get(key) is not None
 
@@ -103,10 +108,9 @@ class HFConfig:
         options: dict[str, Any] = dict(self.values.get("rope_parameters") or self.values.get("rope_scaling") or {})
         if layer_type is not None and isinstance(options.get(layer_type), dict):
             options = dict(options[layer_type])
-        for key in ("original_max_position_embeddings", "partial_rotary_factor"):
-            if options.get(key) is None and self.has(key):
-                options[key] = self.values[key]
-        share = float(options.get("partial_rotary_factor") or partial)
+        if self.has("original_max_position_embeddings"):
+            options["original_max_position_embeddings"] = self.integer("original_max_position_embeddings")
+        share = float(options.get("partial_rotary_factor") or self.number("partial_rotary_factor", partial))
         return RopeParams(
             rotary_dim=int(rotary_dim * share),
             theta=float(options.get("rope_theta") or self.number("rope_theta", theta)),

@@ -81,6 +81,9 @@ def load_weights(
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise ConfigError(f"{folder} lacks {len(missing)} weights, e.g. {', '.join(missing[:4])}")
+    for module in modules.values():
+        if isinstance(module, Layer):
+            module.pack()
     if unexpected:
         logger.warning("%d tensors of the checkpoint were not used, e.g. %s", len(unexpected), unexpected[0])
 

@@ -9,11 +9,24 @@ __all__ = ["FAMILIES", "find_family"]
 
 FAMILIES: dict[str, tuple[str, str]] = {
     "bart": ("bart", "BartForConditionalGeneration"),
+    "bloom": ("bloom", "BloomForCausalLM"),
+    "falcon": ("falcon", "FalconForCausalLM"),
+    "gemma": ("gemma", "GemmaForCausalLM"),
+    "gemma2": ("gemma", "GemmaForCausalLM"),
+    "gemma3": ("gemma", "GemmaForCausalLM"),
+    "gemma3_text": ("gemma", "GemmaForCausalLM"),
+    "gpt2": ("gpt2", "GPT2ForCausalLM"),
+    "gpt_neo": ("gpt_neo", "GPTNeoForCausalLM"),
+    "gpt_neox": ("gpt_neox", "GPTNeoXForCausalLM"),
     "llama": ("llama", "LlamaForCausalLM"),
     "mistral": ("llama", "LlamaForCausalLM"),
     "mt5": ("t5", "T5ForConditionalGeneration"),
+    "opt": ("opt", "OPTForCausalLM"),
+    "phi3": ("phi3", "Phi3ForCausalLM"),
     "qwen2": ("llama", "LlamaForCausalLM"),
     "qwen3": ("llama", "LlamaForCausalLM"),
+    "RefinedWeb": ("falcon", "FalconForCausalLM"),
+    "RefinedWebModel": ("falcon", "FalconForCausalLM"),
     "t5": ("t5", "T5ForConditionalGeneration"),
 }
 """config.json's ``model_type`` → (module of this package, class)."""

@@ -184,7 +184,7 @@ class T5ForConditionalGeneration(Seq2SeqModel):
         hidden = config.integer("d_model", 512)
         self.shared = Embedding(self.vocab_size, hidden)
         self.encoder, self.decoder = _Encoder(config), _Decoder(config)
-        self.lm_head = OutputHead(self.vocab_size, hidden)
+        self.lm_head = OutputHead(self.vocab_size, hidden, tied_to=self.shared)
         self.output_scale = hidden**-0.5 if self._scales_output() else None
         spec = KVLayerSpec(config.integer("num_heads", 8), config.integer("d_kv", 64), config.integer("d_kv", 64))
         self.kv_layers = [spec] * len(self.decoder.layers)
@@ -197,8 +197,6 @@ class T5ForConditionalGeneration(Seq2SeqModel):
         return config.boolean("scale_decoder_outputs", config.boolean("tie_word_embeddings", True))
 
     def finish_loading(self) -> None:
-        if self.lm_head.weight.is_meta:  # no head of its own in the checkpoint: tied
-            self.lm_head.weight = self.shared.weight
         if self.shared.weight.dtype == torch.float16:  # the inner activations overflow float16
             for stack in (self.encoder, self.decoder):
                 for layer in stack.layers:
