@@ -180,6 +180,14 @@ def test_a_lone_surrogate_is_the_requests_fault(tokenizer: Load) -> None:
         tokenizer("gpt2").encode_with_offsets("a\ud800")
 
 
+def test_a_llama_2_file_is_taken_at_its_word(tokenizer_folder: Folder, tmp_path: Path) -> None:
+    source = (tokenizer_folder("llama_2_style") / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(source)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizerFast", "legacy": false}')
+    for text in (" the dog", "a</s>b <s> c"):
+        assert Tokenizer.from_folder(tmp_path).encode(text) == Backend.from_str(source).encode(text).ids
+
+
 def test_model_max_length(tokenizer: Load, tokenizer_folder: Folder) -> None:
     assert tokenizer("llama_2_style").model_max_length == 4096
     # transformers writes 1e30 for "no limit".

@@ -57,8 +57,6 @@ def text_operation_size(name: str, value: Any, values: Sequence[Any], max_size: 
             return len(text) + text.count(str(old)) * len(str(new))
         case "join", [items, *_] if isinstance(items, Iterable):
             return sum(printed_size(item, max_size) + len(text) for item in items)
-        case "translate", [dict() as table]:
-            return len(text) * max((printed_size(entry, max_size) for entry in table.values()), default=1)
         case "format" | "format_map", _:
             return _format_size(text, values, max_size)
         case "indent", _:
@@ -68,6 +66,8 @@ def text_operation_size(name: str, value: Any, values: Sequence[Any], max_size: 
             return len(text) + text.count("\t") * width
         case "center" | "ljust" | "rjust" | "zfill" | "batch" | "slice", _:
             return _len(value) + width
+        case "translate", _:
+            raise SecurityError("translate is not supported")
         case "tojson", _ if width > _MAX_JSON_INDENT:
             raise SecurityError(f"tojson does not take an indent above {_MAX_JSON_INDENT}")
         case "sum", _ if any(isinstance(entry, Sized) and not isinstance(entry, str) for entry in values):

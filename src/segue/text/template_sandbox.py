@@ -30,7 +30,7 @@ from segue.text.template_limits import check_size, operator_size, printed_size, 
 
 __all__ = ["RaisedByTemplate", "TemplateEnvironment", "render_budget"]
 
-_MAX_STEPS = 1_000_000
+_MAX_STEPS = 500_000
 _MAX_SECONDS = 3.0
 _MAX_SIZE = 16 * 2**20
 _STEPS_BETWEEN_CLOCKS = 16
@@ -138,6 +138,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(__obj, "__func__", None) is TemplateEnvironment.spend:
+            return __obj(*args)
         __self.spend()
         # The sandbox wraps str.format.
         method = getattr(__obj, "__wrapped__", __obj)

@@ -34,10 +34,12 @@ class TokenSpan:
 
 
 class Tokenizer:
-    """The tokenizer of one model folder. Thread-safe; encoding and decoding release the interpreter lock.
+    """The tokenizer of one model folder. Thread-safe.
 
     ``tokenizer.json`` decides what is added around a text (its post-processor), as in transformers 5, which ignores
-    ``add_bos_token`` and ``add_eos_token`` of the config where that file exists.
+    ``add_bos_token`` and ``add_eos_token`` of the config where that file exists. The file is also taken at its word
+    where transformers 5 is not: that rebuilds the pre-tokenizer of ``LlamaTokenizer`` classes, so a file of the Llama 2
+    era gives other ids there for a leading space and behind special tokens. Here it gives the ids that TGI gives.
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
