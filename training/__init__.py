@@ -1,0 +1,1 @@
+"""Text generator and training scripts of the two sample models that ship with Segue."""
