@@ -438,7 +438,8 @@ def test_sequences_that_share_blocks_of_a_failed_one_go_back_to_waiting() -> Non
 
 def test_a_retracted_sequence_is_older_than_one_preempted_later() -> None:
     """It waits beside running ones that are younger: both queues must stay in the order of age."""
-    scheduler = make_scheduler(make_request(0, range(9)), make_request(1, range(9)), make_request(2, range(50, 58)))
+    prompts = [range(9), range(9), range(50, 58), range(3)]
+    scheduler = make_scheduler(*(make_request(i, p) for i, p in enumerate(prompts)), max_batch_size=3)
     batch = scheduler.schedule()
     assert batch is not None
     failed, shared, other = (ScheduledBatch(sequences=[s], num_decode_sequences=0) for s in batch.sequences)
@@ -447,8 +448,8 @@ def test_a_retracted_sequence_is_older_than_one_preempted_later() -> None:
     scheduler.update(other, FakeRunner(block_size=4).execute(other))
     scheduler._preempt(scheduler.running[0])
     scheduler.check_invariants()
-    assert list(scheduler.waiting) == [1, 2]
-    assert shape(scheduler.schedule()) == [(1, 9), (2, 1)]
+    assert list(scheduler.waiting) == [1, 2, 3]
+    assert shape(scheduler.schedule()) == [(1, 9), (2, 1), (3, 3)]
 
 
 def test_a_step_must_be_completed_before_the_next() -> None:
