@@ -53,3 +53,11 @@ def test_the_seed_and_the_position_decide():
     ]
     assert draws[0] == draws[1]
     assert len(set(draws)) == 3
+
+
+@pytest.mark.parametrize("vocab_size", [3, 4, 5, 1001])
+def test_the_largest_number_draws_the_last_id_that_has_a_mass(vocab_size):
+    """The total has more bits than a float64; a target rounded up to it would pass over every mass."""
+    logits = random_logits(200, vocab_size)
+    logits[:, -1] = -torch.inf
+    assert draw(logits, torch.full((200,), LARGEST, dtype=torch.float64)).unique().tolist() == [vocab_size - 2]

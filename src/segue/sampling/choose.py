@@ -37,7 +37,7 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     vocab_size = logits.shape[-1]
     cumulative = masses(logits, logits.amax(-1, keepdim=True), vocab_size).cumsum(-1)
     total = cumulative[:, -1:]
-    # float64 holds 53 of the total's 62 bits: the product may round up to the total itself, where no id is left.
-    target = torch.minimum((uniforms.unsqueeze(-1) * total).to(torch.int64), total - 1)
+    # Below the total even where float64 rounds that up: times at most 1 - 2**-53, it is the next float64 down at best.
+    target = (uniforms.unsqueeze(-1) * total).to(torch.int64)
     ids = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     return ids.clamp_(max=vocab_size - 1)

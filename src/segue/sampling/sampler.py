@@ -57,7 +57,7 @@ class Sampler:
             return []
         processed = self._process(logits, rows)
         ids = choose(processed, rows)
-        # A full log_softmax is one fused kernel; logsumexp and gather took twice its time (bench_sampler.py).
+        # A full log_softmax is one fused kernel; logsumexp took 1.7 times as long (bench_sampler.py, one core).
         logprobs = processed.log_softmax(-1)
         top = TopTokens.of(logprobs, rows)
         peaks = logits.amax(-1)

@@ -46,7 +46,14 @@ def test_the_most_probable_id_may_go():
     assert after[0, 1:].isfinite().all()
 
 
-def test_masked_ids_stay_masked_and_ties_stay():
+@pytest.mark.parametrize("mass", [0.2, 0.9])
+def test_masked_ids_do_not_enter_the_entropy(mass):
+    logits = random_logits(2, 301, scale=1.0)
+    logits[:, ::3] = -torch.inf
+    assert process(logits, mass, mass).tolist() == [plain(values, mass) for values in logits.tolist()]
+
+
+def test_ties_stay():
     logits = torch.tensor([[0.0, -torch.inf, 0.0, 0.0]])
     assert torch.equal(process(logits, 0.2), logits)
 

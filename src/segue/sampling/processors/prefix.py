@@ -21,7 +21,7 @@ def ascending(scores: Tensor) -> Tensor:
     """[n, vocab], each row sorted; NaN comes last.
 
     On a CPU by numpy, which sorts with vector instructions: 16 x 50,257 in 2 ms where ``torch.sort``, which carries the
-    ids along, took 75 ms on one core (benchmarks/kernels/bench_sampler.py).
+    ids along, took 50 ms on one core with AVX-512 (benchmarks/kernels/bench_sampler.py).
     """
     if scores.device.type == "cpu":
         return torch.from_numpy(np.sort(scores.numpy(), axis=-1))
