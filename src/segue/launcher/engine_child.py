@@ -107,6 +107,7 @@ def build_engine(
         max_batch_size=config.max_batch_size or MAX_BATCH_SIZE,
         max_batch_prefill_tokens=info.max_batch_prefill_tokens,
         enable_prefix_caching=config.prefix_caching,
+        long_prompt_boundary=facts.long_prompt_boundary,
     )
     return Engine(engine_config, runner), info
 

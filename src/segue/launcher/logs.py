@@ -25,7 +25,7 @@ _LEVELS = {
     "trace": logging.DEBUG,
 }
 _TGI_TARGETS = {"text_generation_launcher": "segue.launcher", "text_generation_router": "segue.server"}
-_QUIET = ("httpx", "httpcore", "filelock", "asyncio", "urllib3", "huggingface_hub", "multipart")
+_QUIET = ("uvicorn", "httpx", "httpcore", "filelock", "asyncio", "urllib3", "huggingface_hub", "multipart")
 """Libraries whose own chatter starts at warnings, whatever the level, unless the filter names them."""
 _LEVEL_COLORS = {"ERROR": "31", "WARN": "33", "INFO": "32", "DEBUG": "34"}
 

@@ -1,0 +1,74 @@
+"""uvicorn, told where to listen and when to stop by the launcher and by nobody else."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+__all__ = ["HTTPServer", "metrics_only"]
+
+
+class HTTPServer:
+    """One application on one listener that is bound but does not listen yet."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket, *, drain_s: int, has_lifespan: bool = True) -> None:
+        """``drain_s``: seconds that running requests get to end after ``stop``."""
+        self._listener = listener
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="on" if has_lifespan else "off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=drain_s,
+            )
+        )
+        self.started = self._server.has_started
+
+    async def run(self) -> None:
+        """Until ``stop``, and then until running requests have ended or their time is over."""
+        await self._server.serve(sockets=[self._listener])
+
+    def stop(self) -> None:
+        """Let no one in any more; ``run`` returns when what runs has ended."""
+        self._server.should_exit = True
+
+    def force_stop(self) -> None:
+        """Wait for nothing."""
+        self._server.force_exit = True
+
+
+def metrics_only(app: ASGIApp) -> ASGIApp:
+    """``app``, of which only ``/metrics`` can be seen."""
+
+    async def metrics_app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] != "/metrics":
+            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body"})
+        else:
+            await app(scope, receive, send)
+
+    return metrics_app
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.has_started = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.has_started.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the launcher's."""
+        yield

@@ -1,0 +1,265 @@
+"""Who runs where: this process listens and speaks HTTP, one child has the engine and the device.
+
+    launcher (this process): options, model's folder, port ── tokenizer, routes, streams
+        └── engine process: weights, KV pool, scheduler, steps
+
+The child starts first, so that torch and the weights load while this process imports its own. The port is bound at
+once, but nobody is let in before the engine serves; it is supervised from then on.
+"""
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Coroutine, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from segue.core.config import ServeConfig
+from segue.core.errors import SegueError, TemplateError
+from segue.engine.remote import RemoteEngine
+from segue.launcher.download import ModelSource, find_model
+from segue.launcher.engine_process import EngineSupervisor
+from segue.launcher.progress import LoadingBar
+from segue.launcher.tokenizer_files import ensure_tokenizer
+
+if TYPE_CHECKING:
+    from segue.launcher.http_server import HTTPServer
+    from segue.server.state import ServedModel
+
+__all__ = ["EngineLostError", "PortError", "WebserverError", "bind", "load_text", "serve"]
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+logger = logging.getLogger(__name__)
+
+
+class EngineLostError(SegueError):
+    """The engine died while it served, and none could take its place."""
+
+
+class WebserverError(SegueError):
+    """The HTTP server ended although nobody asked it to."""
+
+
+class PortError(SegueError):
+    """The address cannot be listened on."""
+
+
+def serve(config: ServeConfig) -> None:
+    """Serve until a signal to stop, then drain. To be called in the main thread.
+
+    Raises:
+        ConfigError, DownloadError, PortError: nothing was started.
+        EngineStartError: the engine could not load the model.
+        EngineLostError, WebserverError: serving ended by itself.
+    """
+    with contextlib.suppress(_Stop), _stoppable(), contextlib.closing(bind(config.hostname, config.port)) as listener:
+        source = find_model(config)
+        logger.info("Model %s in %s", source.model_id, source.folder)
+        _run(_Launcher(config, source, listener).run())
+
+
+class _Launcher:
+    """One run of the server."""
+
+    def __init__(self, config: ServeConfig, source: ModelSource, listener: socket.socket) -> None:
+        self._config = config
+        self._source = source
+        self._listener = listener
+        self._stop = asyncio.Event()
+        self._servers: list[HTTPServer] = []
+
+    async def run(self) -> None:
+        self._listen_to_signals()
+        with tempfile.TemporaryDirectory(prefix="segue-") as folder, LoadingBar(self._config) as bar:
+            handle = RemoteEngine(f"ipc://{folder}/engine")
+            supervisor = EngineSupervisor(self._config, self._source.folder, handle, on_progress=bar.update)
+            engine = asyncio.create_task(supervisor.run(), name="engine supervisor")
+            await asyncio.sleep(0)  # the engine process is started here, before this one loads its own part
+            try:
+                model = load_text(self._config, self._source)
+                ready = await self._until(supervisor.ready.wait(), engine)
+                bar.close()
+                if ready:
+                    await self._serve_http(handle, model, engine)
+            finally:
+                engine.cancel()
+                with contextlib.suppress(asyncio.CancelledError, SegueError):
+                    await engine
+                await handle.close()
+
+    async def _serve_http(self, handle: RemoteEngine, model: "ServedModel", engine: "asyncio.Task[None]") -> None:
+        from segue.launcher.http_server import HTTPServer, metrics_only
+        from segue.server.app import build_app
+
+        config = self._config
+        logger.info("Starting Webserver")
+        app = build_app(config, handle, model)
+        server = HTTPServer(app, self._listener, drain_s=config.graceful_termination_timeout)
+        self._servers.append(server)
+        metrics_listener = _bind_metrics(config)
+        if metrics_listener is not None:
+            self._servers.append(HTTPServer(metrics_only(app), metrics_listener, drain_s=0, has_lifespan=False))
+        http = asyncio.create_task(_all_of([each.run() for each in self._servers]), name="http")
+        try:
+            if await self._until(server.started.wait(), engine, http):
+                self._say_connected(handle)
+                # What lives now lives on: full collections need not walk it while tokens wait to be sent.
+                gc.collect()
+                gc.freeze()
+                await self._until(asyncio.Event().wait(), engine, http)
+        finally:
+            logger.info("Shutting down: waiting for running requests")
+            for each in self._servers:
+                each.stop()
+            await http
+
+    async def _until(self, event: Coroutine[Any, Any, Any], engine: "asyncio.Task[None]", *others: Any) -> bool:
+        """Wait for ``event``: True. False when a signal to stop comes first.
+
+        Raises what ended ``engine``, and WebserverError when one of ``others`` ends.
+        """
+        waiting = asyncio.ensure_future(event)
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((waiting, stopping, engine, *others), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            stopping.cancel()
+        if self._stop.is_set():
+            return False
+        if engine.done():
+            error = engine.exception()
+            assert error is not None
+            raise EngineLostError(str(error)) if others else error
+        if any(other.done() for other in others):
+            raise WebserverError("the HTTP server ended")
+        return True
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, self._hear_signal)
+
+    def _hear_signal(self) -> None:
+        """The first signal drains, the next one ends at once."""
+        if self._stop.is_set():
+            for server in self._servers:
+                server.force_stop()
+        self._stop.set()
+
+    def _say_connected(self, handle: RemoteEngine) -> None:
+        info = handle.info
+        logger.info("Setting max batch total tokens to %d", info.max_batch_total_tokens)
+        logger.info("Using prefix caching = %s", self._config.prefix_caching)
+        logger.info("Using Attention = %s", self._config.attention or "paged")
+        address, port = self._listener.getsockname()[:2]
+        logger.info("Serving %s at http://%s:%d", self._source.model_id, _reachable(address), port)
+        logger.info("Connected")
+
+
+def load_text(config: ServeConfig, source: ModelSource) -> "ServedModel":
+    """Everything that turns text into ids and back. Raises ConfigError when the model's files do not allow it."""
+    from segue.server.state import ServedModel
+    from segue.text.chat_template import ChatTemplate
+    from segue.text.tokenizer import Tokenizer
+
+    folder = ensure_tokenizer(source.folder, trust_remote_code=config.trust_remote_code)
+    tokenizer = Tokenizer.from_folder(folder, tokenizer_config_path=config.tokenizer_config_path)
+    template = None
+    try:
+        template = ChatTemplate.from_templates(
+            tokenizer.chat_templates, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
+        )
+    except TemplateError as error:
+        logger.warning("No chat: %s", error)
+    return ServedModel(
+        model_id=source.model_id,
+        tokenizer=tokenizer,
+        chat_template=template,
+        sha=source.sha,
+        pipeline_tag=source.pipeline_tag,
+    )
+
+
+def bind(hostname: str, port: int) -> socket.socket:
+    """A socket that has the port but does not listen, so that callers are refused until the server is ready.
+
+    Raises PortError.
+    """
+    address = _address(hostname)
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+    except OSError as error:
+        listener.close()
+        raise PortError(f"cannot listen on {address} port {port}: {os.strerror(error.errno or 0)}") from error
+    return listener
+
+
+def _address(hostname: str) -> str:
+    if hostname == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(hostname))
+    except ValueError:
+        # Containers set HOSTNAME to their own name; TGI listens everywhere then.
+        logger.warning("Invalid hostname %r, defaulting to 0.0.0.0", hostname)
+        return "0.0.0.0"  # noqa: S104
+
+
+def _bind_metrics(config: ServeConfig) -> socket.socket | None:
+    if config.prometheus_port == config.port:
+        return None
+    try:
+        return bind(config.hostname, config.prometheus_port)
+    except PortError as error:
+        logger.warning("Metrics have no port of their own: %s. They are at /metrics.", error)
+        return None
+
+
+def _reachable(address: str) -> str:
+    """Where a user of this machine finds a server that listens on ``address``."""
+    if ipaddress.ip_address(address).is_unspecified:
+        return "127.0.0.1"
+    return f"[{address}]" if ":" in address else address
+
+
+async def _all_of(runs: list[Coroutine[Any, Any, None]]) -> None:
+    await asyncio.gather(*runs)
+
+
+class _Stop(Exception):
+    """A signal to stop came before there was an event loop to hear it."""
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn the signals to stop into ``_Stop``, until the event loop takes them over."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stop
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        asyncio.run(main)
+        return
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
