@@ -89,10 +89,27 @@ async def test_aborts_at_random_moments_leave_no_block_behind(engine: LocalEngin
         await is_empty.wait()
 
 
+class GatedRunner(FakeRunner):
+    """Its steps wait until ``gate`` is open."""
+
+    def __init__(self) -> None:
+        super().__init__(block_size=4)
+        self.gate = threading.Event()
+        self.has_begun = threading.Event()
+
+    def execute(self, batch: ScheduledBatch) -> StepOutput:
+        self.has_begun.set()
+        self.gate.wait()
+        return super().execute(batch)
+
+
 async def test_closing_fails_what_is_in_flight() -> None:
-    local = LocalEngine(Engine(CONFIG, FakeRunner(block_size=4)), engine_info(CONFIG))
+    runner = GatedRunner()
+    local = LocalEngine(Engine(CONFIG, runner), engine_info(CONFIG))
     stream = local.submit(make_request(1, max_new_tokens=100))
-    await anext(stream)
+    await asyncio.to_thread(runner.has_begun.wait)
+    local._commands.put(None)  # so that the thread ends after this step and not some steps later
+    runner.gate.set()
     local.close()
     with pytest.raises(GenerationError, match="Server error: the engine was closed"):
         async for _ in stream:
@@ -112,18 +129,6 @@ async def test_a_thread_that_ends_fails_what_is_in_flight() -> None:
         with pytest.raises(GenerationError, match="Server error: engine thread ended unexpectedly: the device is lost"):
             await generate(local, [1], 3)
         assert not local.is_healthy
-
-
-class GatedRunner(FakeRunner):
-    """Its steps wait until ``gate`` is open."""
-
-    def __init__(self) -> None:
-        super().__init__(block_size=4)
-        self.gate = threading.Event()
-
-    def execute(self, batch: ScheduledBatch) -> StepOutput:
-        self.gate.wait()
-        return super().execute(batch)
 
 
 async def test_an_id_still_live_in_the_engine_is_an_error() -> None:

@@ -20,6 +20,9 @@ from segue.engine.handle import EngineHandle, RequestStream
 from segue.engine.remote import RemoteEngine
 
 START_TIMEOUT_S = 60
+SLOW = {"step_s": 0.001, "num_blocks": 4096}
+LONG = 15_000
+"""Tokens of a request that a slow engine does not finish during a test."""
 Start = Callable[..., BaseProcess]
 
 
@@ -89,9 +92,9 @@ async def test_round_trip(start: Start, remote: RemoteEngine) -> None:
 
 
 async def test_closing_a_stream_frees_its_blocks_in_the_engine(start: Start, remote: RemoteEngine) -> None:
-    start(step_s=0.001)
+    start(**SLOW)
     await remote.connect(START_TIMEOUT_S)
-    stream = submit(remote, 1, num_tokens=200)
+    stream = submit(remote, 1, num_tokens=LONG)
     await anext(stream)
     freed = asyncio.create_task(step_where(remote, lambda stats: stats.num_used_blocks == 0))
     await asyncio.sleep(0)
@@ -100,16 +103,16 @@ async def test_closing_a_stream_frees_its_blocks_in_the_engine(start: Start, rem
 
 
 async def test_abort_ends_the_stream(start: Start, remote: RemoteEngine) -> None:
-    start(step_s=0.001)
+    start(**SLOW)
     await remote.connect(START_TIMEOUT_S)
-    stream = submit(remote, 1, num_tokens=200)
+    stream = submit(remote, 1, num_tokens=LONG)
     await anext(stream)
     remote.abort(stream.request_id)
-    assert len(await read(stream)) < 200
+    assert len(await read(stream)) < LONG
 
 
 async def test_several_servers_share_an_engine(start: Start, endpoint: str) -> None:
-    start(step_s=0.001)
+    start(**SLOW)
     servers = [RemoteEngine(endpoint) for _ in range(3)]
     seen: list[list[RequestOutput]] = [[], [], []]
     try:
@@ -120,9 +123,9 @@ async def test_several_servers_share_an_engine(start: Start, endpoint: str) -> N
             async for output in submit(servers[i], 100 * i + 100):
                 seen[i].append(output)
 
-        other_steps = asyncio.create_task(step_where(servers[0], lambda stats: stats.num_running == 2))
+        other_steps = asyncio.create_task(step_where(servers[0], lambda stats: stats.num_running > 0))
         await asyncio.gather(use(1), use(2))
-        assert (await other_steps).num_total_blocks == 64
+        assert (await other_steps).num_total_blocks == 4096
         assert [t.token_id for out in seen[1] for t in out.tokens] == list(range(201, 206))
         assert [t.token_id for out in seen[2] for t in out.tokens] == list(range(301, 306))
     finally:
@@ -130,11 +133,11 @@ async def test_several_servers_share_an_engine(start: Start, endpoint: str) -> N
 
 
 async def test_a_server_that_leaves_gives_up_its_requests(start: Start, remote: RemoteEngine, endpoint: str) -> None:
-    start(step_s=0.001)
+    start(**SLOW)
     await remote.connect(START_TIMEOUT_S)
     leaving = RemoteEngine(endpoint)
     await leaving.connect(START_TIMEOUT_S)
-    stream = submit(leaving, 1, num_tokens=250)
+    stream = submit(leaving, 1, num_tokens=LONG)
     await anext(stream)
     freed = asyncio.create_task(step_where(remote, lambda stats: stats.num_running == 0))
     await asyncio.sleep(0)
@@ -147,9 +150,9 @@ async def test_a_server_that_leaves_gives_up_its_requests(start: Start, remote: 
 async def test_the_engines_death_fails_all_in_flight_and_a_new_engine_is_found(
     start: Start, remote: RemoteEngine
 ) -> None:
-    process = start(step_s=0.001)
+    process = start(**SLOW)
     await remote.connect(START_TIMEOUT_S)
-    streams = [submit(remote, i, num_tokens=50) for i in range(1, 4)]
+    streams = [submit(remote, i, num_tokens=LONG) for i in range(1, 4)]
     await anext(streams[0])
     process.kill()
     for stream in streams:
@@ -175,9 +178,9 @@ async def test_an_engine_that_dies_in_a_step_fails_its_requests(start: Start, re
 async def test_the_launcher_may_tell_of_death_and_of_a_new_endpoint(
     start: Start, remote: RemoteEngine, endpoint: str
 ) -> None:
-    start()
+    start(**SLOW)
     await remote.connect(START_TIMEOUT_S)
-    stream = submit(remote, 1, num_tokens=200)
+    stream = submit(remote, 1, num_tokens=LONG)
     remote.mark_dead("engine process ended with code 9")
     with pytest.raises(GenerationError, match="Server error: engine process ended with code 9"):
         await read(stream)
@@ -192,9 +195,9 @@ async def test_waiting_for_an_engine_that_does_not_come(remote: RemoteEngine) ->
 
 
 async def test_stop_engine(start: Start, remote: RemoteEngine) -> None:
-    process = start(step_s=0.001)
+    process = start(**SLOW)
     await remote.connect(START_TIMEOUT_S)
-    stream = submit(remote, 1, num_tokens=200)
+    stream = submit(remote, 1, num_tokens=LONG)
     await anext(stream)
     remote.stop_engine()
     with pytest.raises(GenerationError, match="Server error"):
