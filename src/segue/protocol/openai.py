@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
 
 from segue.protocol.tgi import GrammarType, TokenizeResponse
-from segue.protocol.wire import F32, U32, U64, Untagged, WireModel
+from segue.protocol.wire import F32, U32, U64, Items, Untagged, WireModel
 
 __all__ = [
     "ChatCompletion",
@@ -85,7 +86,7 @@ class NamedToolChoice(WireModel):
     function: FunctionName
 
 
-ToolChoice = Annotated[str | NamedToolChoice, Untagged("ToolChoice")]
+ToolChoice = TypeAliasType("ToolChoice", Annotated[str | NamedToolChoice, Untagged("ToolChoice")])
 """``auto``, ``none``, ``required``, or a function."""
 
 
@@ -109,8 +110,8 @@ class ImageChunk(WireModel):
     image_url: Url
 
 
-MessageChunk = Annotated[TextChunk | ImageChunk, Field(discriminator="type")]
-MessageContent = Annotated[str | list[MessageChunk], Untagged("MessageContent")]
+MessageChunk = TypeAliasType("MessageChunk", Annotated[TextChunk | ImageChunk, Field(discriminator="type")])
+MessageContent = TypeAliasType("MessageContent", Annotated[str | Items[MessageChunk], Untagged("MessageContent")])
 
 
 class Message(WireModel):
@@ -118,8 +119,10 @@ class Message(WireModel):
 
     role: str = Field(examples=["user"])
     content: MessageContent | None = Field(default=None, examples=["What is Deep Learning?"])
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Items[ToolCall] | None = None
     name: str | None = Field(default=None, examples=["David"])
+    tool_call_id: str | None = None
+    """Of a message with the role ``tool``: the call that it answers."""
 
     @model_validator(mode="after")
     def _has_a_body(self) -> Self:
@@ -142,10 +145,10 @@ class ChatRequest(WireModel):
 
     model: str | None = Field(default=None, examples=["tgi"])
     """Echoed back; the served model answers whatever the name is."""
-    messages: list[Message]
+    messages: Items[Message]
     frequency_penalty: F32 | None = Field(default=None, examples=[1.0])
     """From -2 to 2."""
-    logit_bias: list[F32] | None = None
+    logit_bias: Items[F32] | None = None
     logprobs: bool | None = Field(default=None, examples=[False])
     """Return each generated token's logprob."""
     top_logprobs: U32 | None = Field(default=None, examples=[5])
@@ -157,7 +160,7 @@ class ChatRequest(WireModel):
     n: U32 | None = Field(default=None, examples=[1])
     presence_penalty: F32 | None = Field(default=None, examples=[0.1])
     """From -2 to 2; acts as a ``repetition_penalty`` of this plus 2."""
-    stop: list[str] | None = None
+    stop: Items[str] | None = None
     """End the generation after any of these strings."""
     stream: bool = False
     """Answer with server-sent events."""
@@ -167,7 +170,7 @@ class ChatRequest(WireModel):
     """0 takes the most probable token each time; samples otherwise."""
     top_p: F32 | None = Field(default=None, examples=[0.95])
     """Sample among the most probable tokens that together have this probability. Between 0 and 1, both excluded."""
-    tools: list[Tool] | None = None
+    tools: Items[Tool] | None = None
     """Functions that the model may call."""
     tool_prompt: str | None = None
     """Text that introduces the tools."""
@@ -234,7 +237,7 @@ class ToolCallMessage(WireModel):
     tool_calls: list[ToolCall]
 
 
-OutputMessage = ToolCallMessage | TextMessage
+OutputMessage = TypeAliasType("OutputMessage", ToolCallMessage | TextMessage)
 
 
 class ChatCompletionComplete(WireModel):
@@ -281,7 +284,7 @@ class ToolCallDelta(WireModel):
     tool_calls: list[DeltaToolCall]
 
 
-ChatCompletionDelta = ToolCallDelta | TextMessage
+ChatCompletionDelta = TypeAliasType("ChatCompletionDelta", ToolCallDelta | TextMessage)
 
 
 class ChatCompletionChoice(WireModel):
@@ -305,7 +308,7 @@ class ChatCompletionChunk(WireModel):
     usage: Usage | None = None
 
 
-Prompt = Annotated[str | list[str], Untagged("Prompt")]
+Prompt = TypeAliasType("Prompt", Annotated[str | Items[str], Untagged("Prompt")])
 
 
 class CompletionRequest(WireModel):
@@ -331,7 +334,7 @@ class CompletionRequest(WireModel):
     """Logits of tokens seen so far are divided (positive) or multiplied (negative) by this; 1 is off."""
     frequency_penalty: F32 | None = Field(default=None, examples=[1.0])
     """From -2 to 2."""
-    stop: list[str] | None = None
+    stop: Items[str] | None = None
     """End the generation after any of these strings."""
 
     @model_validator(mode="after")

@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, RootModel
+from typing_extensions import TypeAliasType
 
-from segue.protocol.wire import F32, I32, U32, U64, Usize, WireModel
+from segue.protocol.wire import F32, I32, U32, U64, Items, Usize, WireModel
 
 __all__ = [
     "BestOfSequence",
@@ -72,7 +73,9 @@ class JsonSchemaGrammar(WireModel):
     value: JsonSchemaConfig
 
 
-GrammarType = Annotated[JsonGrammar | RegexGrammar | JsonSchemaGrammar, Field(discriminator="type")]
+GrammarType = TypeAliasType(
+    "GrammarType", Annotated[JsonGrammar | RegexGrammar | JsonSchemaGrammar, Field(discriminator="type")]
+)
 
 
 class GenerateParameters(WireModel):
@@ -98,7 +101,7 @@ class GenerateParameters(WireModel):
     """Most tokens to generate; as many as the model's limit allows when absent."""
     return_full_text: bool | None = Field(default=None, examples=[False])
     """Put the prompt in front of the generated text."""
-    stop: list[str] = Field(default_factory=list, examples=[["photographer"]])
+    stop: Items[str] = Field(default_factory=list, examples=[["photographer"]])
     """End the generation after any of these strings."""
     truncate: Usize | None = None
     """Keep only so many of the prompt's last tokens."""

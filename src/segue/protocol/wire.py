@@ -5,12 +5,12 @@ Requests are read as TGI's serde reads them: unknown fields are ignored, ``1.0``
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["F32", "I32", "U32", "U64", "Expected", "Untagged", "Usize", "WireModel"]
+__all__ = ["F32", "I32", "U32", "U64", "Expected", "Items", "Untagged", "Usize", "WireModel"]
 
 _F32_MAX = 3.4028234663852886e38
 
@@ -53,11 +53,24 @@ class Untagged:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _FirstErrorOnly:
+    """pydantic's own FailFast cannot be hashed, so not be in a union."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: Any = handler(source)
+        return {**schema, "fail_fast": True}
+
+
 def _integer(bits: int, signed: bool, rust_type: str, schema_format: str | None) -> Any:
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     extra: Any = {} if schema_format is None else {"format": schema_format}
     return Annotated[int, Field(ge=low, le=high, json_schema_extra=extra), Expected(rust_type)]
 
+
+Item = TypeVar("Item")
+Items = Annotated[list[Item], _FirstErrorOnly()]
+"""A list in a request. One error is enough: two megabytes of wrong items would give a million."""
 
 U32 = _integer(32, False, "u32", "int32")
 U64 = _integer(64, False, "u64", "int64")

@@ -1,0 +1,265 @@
+"""A wire request becomes a request to the engine, or is refused with TGI's words (spec 2.1 to 2.3)."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+from segue.core.config import ServeConfig
+from segue.core.errors import OverloadedError, ValidationError
+from segue.core.output import EngineInfo
+from segue.core.request import Request, SamplingParams, StopCriteria
+from segue.engine.handle import EngineHandle
+from segue.protocol.tgi import GenerateParameters
+from segue.server.floats import round_to_f32
+from segue.server.metrics import Metrics
+
+__all__ = ["Admission", "AdmittedRequest", "Ask", "Encoder", "Limits"]
+
+_RESERVED_NEW_TOKENS = 1024
+"""TGI reserves no more than this at first, and checks no more than this against the limit."""
+
+
+class Limits(NamedTuple):
+    """What a request may ask for at most."""
+
+    max_best_of: int
+    max_stop_sequences: int
+    max_top_n_tokens: int
+    max_input_tokens: int
+    max_total_tokens: int
+
+    @classmethod
+    def of(cls, config: ServeConfig, info: EngineInfo) -> "Limits":
+        return cls(
+            max_best_of=config.max_best_of,
+            max_stop_sequences=config.max_stop_sequences,
+            max_top_n_tokens=config.max_top_n_tokens,
+            max_input_tokens=info.max_input_tokens,
+            max_total_tokens=info.max_total_tokens,
+        )
+
+
+class Rule(NamedTuple):
+    """``text`` is said when ``is_broken``; it may name the parameters (``p``), the limits and ``num_stops``."""
+
+    is_broken: Callable[[GenerateParameters, Limits], bool]
+    text: str
+
+
+def _best_of(p: GenerateParameters) -> int:
+    return p.best_of or 1
+
+
+def _asks_for_sampling(p: GenerateParameters) -> bool:
+    return p.do_sample or any(each is not None for each in (p.temperature, p.top_k, p.top_p, p.typical_p))
+
+
+def _is_not_positive(value: float | None) -> bool:
+    return value is not None and round_to_f32(value) <= 0
+
+
+def _is_no_share(value: float | None) -> bool:
+    return value is not None and not 0 < round_to_f32(value) < 1
+
+
+# The order is TGI's: of several faults it names the first.
+STREAM_RULES = (
+    Rule(lambda p, limits: p.best_of not in (None, 1), "`best_of` != 1 is not supported when streaming tokens"),
+    Rule(
+        lambda p, limits: p.decoder_input_details,
+        "`decoder_input_details` == true is not supported when streaming tokens",
+    ),
+)
+BEST_OF_RULES = (
+    Rule(
+        lambda p, limits: _best_of(p) > 1 and limits.max_best_of == 1,
+        "`best_of` != 1 is not allowed for this endpoint",
+    ),
+    Rule(
+        lambda p, limits: _best_of(p) > limits.max_best_of,
+        "`best_of` must be > 0 and <= {limits.max_best_of}. Given: {p.best_of}",
+    ),
+)
+PARAMETER_RULES = (
+    Rule(
+        lambda p, limits: _best_of(p) > 1 and not _asks_for_sampling(p),
+        "you must use sampling when `best_of` is > 1",
+    ),
+    Rule(lambda p, limits: _is_not_positive(p.temperature), "`temperature` must be strictly positive"),
+    Rule(lambda p, limits: _is_not_positive(p.repetition_penalty), "`repetition_penalty` must be strictly positive"),
+    Rule(
+        lambda p, limits: p.frequency_penalty is not None and not -2 <= p.frequency_penalty <= 2,
+        "`frequency_penalty` must be >= -2.0 and <= 2.0",
+    ),
+    Rule(lambda p, limits: _is_no_share(p.top_p), "`top_p` must be > 0.0 and < 1.0"),
+    Rule(lambda p, limits: _is_no_share(p.typical_p), "`typical_p` must be > 0.0 and < 1.0"),
+    Rule(lambda p, limits: p.top_k is not None and p.top_k <= 0, "`top_k` must be strictly positive"),
+    Rule(lambda p, limits: p.max_new_tokens == 0, "`max_new_tokens` must be strictly positive"),
+    Rule(
+        lambda p, limits: len(p.stop) > limits.max_stop_sequences,
+        "`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {num_stops}",
+    ),
+    Rule(
+        lambda p, limits: _best_of(p) > 1 and p.seed is not None,
+        "`seed` must not be set when `best_of` > 1",
+    ),
+    Rule(
+        lambda p, limits: (p.top_n_tokens or 0) > limits.max_top_n_tokens,
+        "`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {p.top_n_tokens}",
+    ),
+)
+TRUNCATE_RULES = (
+    Rule(
+        lambda p, limits: p.truncate is not None and not 0 < p.truncate <= limits.max_input_tokens,
+        "`truncate` must be strictly positive and less than {limits.max_input_tokens}. Given: {p.truncate}",
+    ),
+)
+
+
+def check(rules: tuple[Rule, ...], parameters: GenerateParameters, limits: Limits) -> None:
+    """Raises ValidationError with the first broken rule's text."""
+    for rule in rules:
+        if rule.is_broken(parameters, limits):
+            raise ValidationError(rule.text.format(p=parameters, limits=limits, num_stops=len(parameters.stop)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One prompt with its parameters, whatever the dialect it came in."""
+
+    inputs: str
+    parameters: GenerateParameters
+    add_special_tokens: bool = True
+    received_time: float
+    """``time.monotonic()``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmittedRequest:
+    """A request that passed. ``best_of`` sequences are made of it."""
+
+    inputs: str
+    input_ids: tuple[int, ...]
+    """The prompt as the engine gets it, truncated; of an encoder-decoder model the encoder's input. Not empty."""
+    sampling: SamplingParams
+    stop: StopCriteria
+    best_of: int
+    wants_prefill: bool
+    """``decoder_input_details``, and the server has them."""
+    received_time: float
+    validated_time: float
+    """Both ``time.monotonic()``."""
+
+    def to_request(self, engine: EngineHandle) -> Request:
+        """One sequence of it, under a new id and, where the caller gave none, with a seed of its own."""
+        info = engine.info
+        seed = secrets.randbits(64) if self.sampling.seed is None else self.sampling.seed
+        return Request(
+            request_id=engine.next_request_id(),
+            prompt_token_ids=info.decoder_start_token_ids if info.is_encoder_decoder else self.input_ids,
+            encoder_token_ids=self.input_ids if info.is_encoder_decoder else None,
+            sampling=replace(self.sampling, seed=seed),
+            stop=self.stop,
+            arrival_time=self.received_time,
+        )
+
+
+class Encoder(Protocol):
+    """Text to token ids, off the event loop."""
+
+    async def __call__(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Raises ValidationError."""
+
+
+class Admission:
+    """Lets requests in: no more than ``max_concurrent_requests`` sequences at a time, and only what is valid."""
+
+    def __init__(self, config: ServeConfig, info: EngineInfo, encode: Encoder, metrics: Metrics) -> None:
+        self._limits = Limits.of(config, info)
+        self._num_permits = config.max_concurrent_requests
+        self._has_prefill_logprobs = config.enable_prefill_logprobs
+        self._info = info
+        self._encode = encode
+        self._metrics = metrics
+
+    @contextmanager
+    def permits(self, parameters: GenerateParameters, *, streaming: bool) -> Iterator[None]:
+        """Hold one permit for each sequence. Never waits: raises OverloadedError.
+
+        Raises ValidationError where TGI does so before it counts: what a stream cannot have, and ``best_of``.
+        """
+        check(STREAM_RULES if streaming else BEST_OF_RULES, parameters, self._limits)
+        num_sequences = _best_of(parameters)
+        if num_sequences > self._num_permits:
+            raise OverloadedError
+        self._num_permits -= num_sequences
+        try:
+            yield
+        finally:
+            self._num_permits += num_sequences
+
+    async def admit(self, ask: Ask) -> AdmittedRequest:
+        """Raises ValidationError."""
+        inputs, parameters = ask.inputs, ask.parameters
+        limits, info = self._limits, self._info
+        check(PARAMETER_RULES, parameters, limits)
+        if not inputs:
+            raise ValidationError("`inputs` cannot be empty")
+        check(TRUNCATE_RULES, parameters, limits)
+        input_ids = await self._encode(inputs, add_special_tokens=ask.add_special_tokens)
+        if not input_ids:
+            raise ValidationError("`inputs` cannot be empty")
+        if parameters.truncate is not None:
+            input_ids = input_ids[-parameters.truncate :]
+        max_new_tokens = self._max_new_tokens(len(input_ids), parameters.max_new_tokens)
+        if parameters.grammar is not None:
+            raise ValidationError("grammar is not supported")
+        self._metrics.input_length.observe(len(input_ids))
+        self._metrics.max_new_tokens.observe(min(max_new_tokens, _RESERVED_NEW_TOKENS))
+        return AdmittedRequest(
+            inputs=inputs,
+            input_ids=tuple(input_ids),
+            sampling=_sampling(
+                parameters, has_prompt_logprobs=self._has_prefill_logprobs and not info.is_encoder_decoder
+            ),
+            stop=StopCriteria(max_new_tokens=max_new_tokens, eos_token_ids=frozenset(info.eos_token_ids)),
+            best_of=_best_of(parameters),
+            wants_prefill=parameters.decoder_input_details and (self._has_prefill_logprobs or info.is_encoder_decoder),
+            received_time=ask.received_time,
+            validated_time=time.monotonic(),
+        )
+
+    def _max_new_tokens(self, num_inputs: int, asked: int | None) -> int:
+        """Exactly what was asked for, as far as the model's limit goes."""
+        limits = self._limits
+        room = limits.max_total_tokens - num_inputs
+        reserved = max(room, 0) if asked is None else min(asked, _RESERVED_NEW_TOKENS)
+        if num_inputs + reserved > limits.max_total_tokens:
+            raise ValidationError(
+                f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}. "
+                f"Given: {num_inputs} `inputs` tokens and {reserved} `max_new_tokens`"
+            )
+        if num_inputs > limits.max_input_tokens:
+            raise ValidationError(f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {num_inputs}")
+        return room if asked is None else min(asked, room)
+
+
+def _sampling(p: GenerateParameters, *, has_prompt_logprobs: bool) -> SamplingParams:
+    return SamplingParams(
+        max_new_tokens=p.max_new_tokens,
+        do_sample=p.do_sample,
+        temperature=1.0 if p.temperature is None else p.temperature,
+        top_k=p.top_k or 0,
+        top_p=1.0 if p.top_p is None else p.top_p,
+        typical_p=1.0 if p.typical_p is None else p.typical_p,
+        repetition_penalty=1.0 if p.repetition_penalty is None else p.repetition_penalty,
+        frequency_penalty=p.frequency_penalty or 0.0,
+        watermark=p.watermark,
+        seed=p.seed,
+        stop=tuple(p.stop),
+        top_n_tokens=p.top_n_tokens or 0,
+        prompt_logprobs=p.decoder_input_details and has_prompt_logprobs,
+    )

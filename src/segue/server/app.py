@@ -1,0 +1,160 @@
+"""The HTTP application: every route and every middleware, in one place."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import groupby
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from segue.core.config import ServeConfig
+from segue.engine.handle import EngineHandle
+from segue.protocol import openai, tgi
+from segue.server.openapi import openapi_document
+from segue.server.operations import Endpoint, Operation
+from segue.server.replies import empty_reply, json_reply
+from segue.server.routes import chat, completions, docs, generate, status, tokenize
+from segue.server.state import ServedModel, Server
+
+__all__ = ["OPERATIONS", "build_app"]
+
+_GENERATION_ERRORS = (422, 424, 429, 500)
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/",
+        generate.compat_generate,
+        "Generate text, at once or as a stream where `stream` is true",
+        request=tgi.CompatGenerateRequest,
+        reply=list[tgi.GenerateResponse],
+        event=tgi.StreamResponse,
+        errors=_GENERATION_ERRORS,
+        needs_key=True,
+    ),
+    Operation(
+        "POST",
+        "/generate",
+        generate.generate,
+        "Generate text",
+        request=tgi.GenerateRequest,
+        reply=tgi.GenerateResponse,
+        errors=_GENERATION_ERRORS,
+        needs_key=True,
+    ),
+    Operation(
+        "POST",
+        "/generate_stream",
+        generate.generate_stream,
+        "Generate text as a stream of server-sent events, one a token",
+        request=tgi.GenerateRequest,
+        event=tgi.StreamResponse,
+        errors=_GENERATION_ERRORS,
+        needs_key=True,
+    ),
+    Operation(
+        "POST",
+        "/v1/chat/completions",
+        chat.chat_completions,
+        "Continue a conversation",
+        request=openai.ChatRequest,
+        reply=openai.ChatCompletion,
+        event=openai.ChatCompletionChunk,
+        errors=_GENERATION_ERRORS,
+        needs_key=True,
+    ),
+    Operation(
+        "POST",
+        "/v1/completions",
+        completions.completions,
+        "Continue one or more prompts",
+        request=openai.CompletionRequest,
+        reply=openai.CompletionFinal,
+        event=openai.Chunk,
+        errors=_GENERATION_ERRORS,
+        needs_key=True,
+    ),
+    Operation(
+        "POST",
+        "/tokenize",
+        tokenize.tokenize,
+        "Tokenize a text",
+        request=tgi.GenerateRequest,
+        reply=tgi.TokenizeResponse,
+        errors=(422,),
+        needs_key=True,
+    ),
+    Operation(
+        "POST",
+        "/chat_tokenize",
+        chat.chat_tokenize,
+        "Make a conversation into a prompt and tokenize it",
+        request=openai.ChatRequest,
+        reply=openai.ChatTokenizeResponse,
+        errors=(422,),
+        needs_key=True,
+        operation_id="get_chat_tokenize",
+    ),
+    Operation(
+        "GET",
+        "/v1/models",
+        status.models,
+        "The served models",
+        reply=openai.ModelsInfo,
+        operation_id="openai_get_model_info",
+    ),
+    Operation("GET", "/v1/models/{model_id:path}", status.model, "A served model", reply=openai.ModelInfo),
+    Operation("GET", "/info", status.info, "The model and the limits", reply=tgi.Info, operation_id="get_model_info"),
+    Operation("GET", "/health", status.health, "200 when requests can be answered", errors=(503,)),
+    Operation("GET", "/ping", status.health, "As /health", errors=(503,), operation_id="ping"),
+    Operation("GET", "/", status.health, "As /health", errors=(503,), operation_id="root_health"),
+    Operation("GET", "/metrics", status.metrics, "Metrics for Prometheus", text=True),
+)
+
+
+def build_app(config: ServeConfig, engine: EngineHandle, model: ServedModel) -> ASGIApp:
+    """The application of one server. ``engine`` must be ready: its ``info`` is read here. It stays the caller's."""
+    server = Server(config, engine, model)
+    server.start()
+
+    @asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[None]:
+        yield
+        server.close()
+
+    document = openapi_document(OPERATIONS, server.version)
+
+    async def api_document(server: Server, request: Request) -> ASGIApp:
+        return json_reply(document)
+
+    pages = (
+        Operation("GET", "/api-doc/openapi.json", api_document, "This document"),
+        Operation("GET", "/docs", docs.page, "A page to read and try the API"),
+        Operation("GET", "/docs/", docs.page, "A page to read and try the API"),
+    )
+    by_path = groupby(sorted((*OPERATIONS, *pages), key=lambda each: each.path), key=lambda each: each.path)
+    return Router(
+        routes=[Route(path, Endpoint(server, list(operations))) for path, operations in by_path],
+        redirect_slashes=False,
+        default=_not_found,
+        lifespan=lifespan,
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=config.cors_allow_origin or ("*",),
+                allow_methods=("GET", "POST"),
+                # TGI allows content-type alone, with which no browser can send an API key.
+                allow_headers=("content-type", "authorization"),
+            )
+        ],
+    )
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000, "reason": ""})
+    else:
+        await empty_reply(404)(scope, receive, send)

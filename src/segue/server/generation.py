@@ -1,0 +1,264 @@
+"""One sequence in the engine, read as text: ids become tokens with text, until the end or a stop string."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple, TypeVar
+
+from msgspec import Struct
+
+from segue.core.errors import IncompleteGenerationError, RequestError
+from segue.core.output import FinishReason, RequestOutput, TokenOutput
+from segue.server.admission import AdmittedRequest, Ask
+from segue.server.floats import shortest_f32
+from segue.server.state import Server
+from segue.text.detokenizer import IncrementalDetokenizer, generated_text
+from segue.text.stop_strings import StopMatcher
+
+__all__ = [
+    "Answer",
+    "Generation",
+    "PrefillToken",
+    "Timings",
+    "Token",
+    "all_or_none",
+    "generate",
+    "sum_headers",
+    "timing_headers",
+]
+
+T = TypeVar("T")
+
+
+class PrefillToken(Struct, frozen=True, gc=False):
+    """A prompt token. Encoded as it is, so fields have the wire's names and order."""
+
+    id: int
+    text: str
+    logprob: float | None
+
+
+class Token(Struct, frozen=True, gc=False):
+    """A generated token. Encoded as it is; made in 0.06 us, where a frozen dataclass takes 0.37."""
+
+    id: int
+    text: str
+    logprob: float
+    """An f32 in its shortest form; encoded as null when it is not finite."""
+    special: bool
+
+
+class Timings(NamedTuple):
+    """How long a request took, in seconds."""
+
+    total_s: float
+    validation_s: float
+    queue_s: float
+    inference_s: float
+    time_per_token_s: float
+
+
+class Generation:
+    """One sequence from its submission on. ``tokens``, ``top_tokens`` and the rest grow while ``steps`` is read."""
+
+    def __init__(self, server: Server, admitted: AdmittedRequest) -> None:
+        """Submits the request to the engine."""
+        self._server = server
+        self._tokenizer = server.model.tokenizer
+        self._special_ids = self._tokenizer.special_token_ids
+        self.admitted = admitted
+        self._request = admitted.to_request(server.engine)
+        prompt_ids = self._request.prompt_token_ids
+        self._detokenizer = IncrementalDetokenizer(self._tokenizer, prompt_ids)
+        self._stops = StopMatcher(admitted.sampling.stop) if admitted.sampling.stop else None
+        self._has_top_tokens = admitted.sampling.top_n_tokens > 0
+        self.tokens: list[Token] = []
+        self.top_tokens: list[list[Token]] = []
+        """One list a token; empty unless ``top_n_tokens`` was asked for."""
+        self.prefill: list[PrefillToken] = []
+        self.finish_reason: FinishReason | None = None
+        """Set with the last token."""
+        self._scheduled_time = self._first_token_time = self._end_time = math.nan
+        self._outputs = server.engine.submit(self._request)
+
+    async def steps(self) -> AsyncGenerator[list[Token], None]:
+        """The tokens of each step, at least one; ``finish_reason`` is set when the last are given.
+
+        Aborts the request when it is closed early. Raises GenerationError, IncompleteGenerationError.
+        """
+        async with aclosing(self._outputs) as outputs:
+            async for output in outputs:
+                tokens = self._read(output)
+                if tokens:
+                    yield tokens
+                if self.finish_reason is not None:
+                    return
+        raise IncompleteGenerationError
+
+    async def run(self) -> "Generation":
+        """Read all steps; for answers that are sent at once."""
+        async for _ in self.steps():
+            pass
+        return self
+
+    @property
+    def seed(self) -> int | None:
+        """The seed to report: None when nothing was sampled."""
+        return self._request.sampling.seed if self._request.sampling.is_sampling else None
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.admitted.input_ids)
+
+    @property
+    def mean_logprob(self) -> float:
+        return math.fsum(token.logprob for token in self.tokens) / len(self.tokens)
+
+    def text(self) -> str:
+        """What was generated, special tokens skipped, a stop string kept."""
+        ids = [token.id for token in self.tokens]
+        return generated_text(self._tokenizer, self._request.prompt_token_ids, ids)
+
+    def timings(self) -> Timings:
+        """Of a generation that ended."""
+        admitted = self.admitted
+        inference_s = self._end_time - self._scheduled_time
+        return Timings(
+            total_s=self._end_time - admitted.received_time,
+            validation_s=admitted.validated_time - admitted.received_time,
+            queue_s=max(0.0, self._scheduled_time - admitted.validated_time),
+            inference_s=inference_s,
+            time_per_token_s=inference_s / len(self.tokens),
+        )
+
+    def record_success(self) -> None:
+        """Into the metrics, once a request: of ``best_of`` sequences the best."""
+        metrics, timings, num_tokens = self._server.metrics, self.timings(), len(self.tokens)
+        metrics.request_success.add()
+        metrics.request_duration.observe(timings.total_s)
+        metrics.validation_duration.observe(timings.validation_s)
+        metrics.queue_duration.observe(timings.queue_s)
+        metrics.inference_duration.observe(timings.inference_s)
+        metrics.time_per_token.observe(timings.time_per_token_s)
+        metrics.generated_tokens.observe(num_tokens)
+        metrics.time_to_first_token.observe(self._first_token_time - self.admitted.received_time)
+        if num_tokens > 1:
+            metrics.time_per_output_token.observe((self._end_time - self._first_token_time) / (num_tokens - 1))
+
+    def _read(self, output: RequestOutput) -> list[Token]:
+        if output.scheduled_time is not None:
+            self._scheduled_time = output.scheduled_time
+        if not output.tokens:
+            return []
+        if not self.tokens:
+            self._begin(output)
+        self._server.metrics.skipped_tokens.observe(len(output.tokens) - 1)
+        tokens = []
+        for given in output.tokens:
+            text = self._detokenizer.push(given.token_id)
+            tokens.append(Token(given.token_id, text, shortest_f32(given.logprob), given.token_id in self._special_ids))
+            if self._has_top_tokens:
+                self.top_tokens.append(self._top_tokens(given))
+            if self._stops is not None and self._stops.push(text) is not None:
+                self.finish_reason = FinishReason.STOP_SEQUENCE
+                break
+        if len(tokens) == len(output.tokens) and output.finish_reason is not None:
+            # TGI's order: the length and EOS go before a stop string that the same token completes.
+            self.finish_reason = output.finish_reason
+        if self.finish_reason is not None:
+            self._end_time = time.monotonic()
+        self.tokens += tokens
+        return tokens
+
+    def _begin(self, output: RequestOutput) -> None:
+        self._first_token_time = time.monotonic()
+        if math.isnan(self._scheduled_time):
+            self._scheduled_time = self._first_token_time
+        if self.admitted.wants_prefill:
+            ids = self._request.prompt_token_ids
+            logprobs = output.prompt_logprobs or (None,) * len(ids)
+            self.prefill = [
+                PrefillToken(token_id, self._text_of(token_id), None if logprob is None else shortest_f32(logprob))
+                for token_id, logprob in zip(ids, logprobs, strict=True)
+            ]
+
+    def _top_tokens(self, given: TokenOutput) -> list[Token]:
+        return [
+            Token(token_id, self._text_of(token_id), shortest_f32(logprob), token_id in self._special_ids)
+            for token_id, logprob in given.top_tokens
+            if logprob != -math.inf
+        ]
+
+    def _text_of(self, token_id: int) -> str:
+        return self._tokenizer.decode([token_id], skip_special_tokens=False)
+
+
+class Answer(NamedTuple):
+    """The sequence with the highest mean logprob (of equals the first), and the others of ``best_of``."""
+
+    best: Generation
+    others: list[Generation]
+
+
+async def generate(server: Server, ask: Ask) -> Answer:
+    """All of a generation at once, counted in the metrics.
+
+    Raises RequestError; then, and when cancelled, no sequence goes on.
+    """
+    server.metrics.request_count.add()
+    try:
+        with server.admission.permits(ask.parameters, streaming=False):
+            answer = await _best_of(server, await server.admission.admit(ask))
+    except RequestError as error:
+        server.metrics.failure(error)
+        raise
+    answer.best.record_success()
+    return answer
+
+
+async def _best_of(server: Server, admitted: AdmittedRequest) -> Answer:
+    if admitted.best_of == 1:
+        return Answer(await Generation(server, admitted).run(), [])
+    sequences = await all_or_none([Generation(server, admitted).run() for _ in range(admitted.best_of)])
+    best = max(range(len(sequences)), key=lambda index: sequences[index].mean_logprob)
+    return Answer(sequences[best], sequences[:best] + sequences[best + 1 :])
+
+
+async def all_or_none(runs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results. When one fails, or this is cancelled, the others are cancelled."""
+    tasks = [asyncio.ensure_future(run) for run in runs]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def timing_headers(generation: Generation, compute_type: str) -> dict[str, str]:
+    """TGI's headers of an answer that is sent at once."""
+    timings = generation.timings()
+    return {
+        "x-compute-type": compute_type,
+        "x-compute-time": repr(timings.total_s),
+        "x-compute-characters": str(len(generation.admitted.inputs)),
+        "x-total-time": _milliseconds(timings.total_s),
+        "x-validation-time": _milliseconds(timings.validation_s),
+        "x-queue-time": _milliseconds(timings.queue_s),
+        "x-inference-time": _milliseconds(timings.inference_s),
+        "x-time-per-token": _milliseconds(timings.time_per_token_s),
+        "x-prompt-tokens": str(generation.num_inputs),
+        "x-generated-tokens": str(len(generation.tokens)),
+    }
+
+
+def sum_headers(headers: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Of several generations in one answer; TGI leaves ``x-compute-time`` out there."""
+    compute_type, _, *counted = headers[0]
+    sums = {name: str(sum(int(each[name]) for each in headers)) for name in counted}
+    return {compute_type: headers[0][compute_type], **sums}
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))

@@ -1,0 +1,135 @@
+"""What ``/metrics`` says: every metric of TGI by its name, type, labels and buckets, then Segue's own."""
+
+from typing import TypeVar
+
+from segue.core.errors import GenerationError, OverloadedError, RequestError, TemplateError, ToolError
+from segue.core.output import EngineInfo, StepStats
+from segue.server.instruments import Counter, Gauge, Histogram, Instrument, Summary, exposition, geometric, linear
+
+__all__ = ["Metrics"]
+
+T = TypeVar("T", bound=Instrument)
+
+_DURATION = geometric(0.0001, 1.5, 35)
+_METHODS = ("prefill", "decode")
+_FAILURES = ("overloaded", "validation", "template", "generation", "incomplete", "dropped")
+_CONCAT_REASONS = ("backpressure", "wait_exceeded", "chunking")
+_QUANTILES = (0, 0.5, 0.9, 0.95, 0.99, 0.999, 1)
+
+
+class Metrics:
+    """The instruments of one server; ``on_step`` belongs in the engine handle's list of callbacks."""
+
+    def __init__(self, info: EngineInfo) -> None:
+        self._instruments: list[Instrument] = []
+        total = linear(info.max_total_tokens, 100)
+
+        self.request_count = self._counter("request_count", "Requests and generations inside them")
+        self.request_success = self._counter("request_success", "Generations that ended well")
+        self._request_failure = self._counter("request_failure", "Requests that failed", "err", _FAILURES)
+        self.request_duration = self._duration("request_duration", "Seconds from arrival to the last token")
+        self.validation_duration = self._duration("request_validation_duration", "Seconds from arrival to the queue")
+        self.queue_duration = self._duration("request_queue_duration", "Seconds in the queue")
+        self.inference_duration = self._duration("request_inference_duration", "Seconds in the running batch")
+        self.time_per_token = self._duration(
+            "request_mean_time_per_token_duration", "Seconds in the running batch for each token"
+        )
+        self.input_length = self._histogram("request_input_length", "Prompt tokens", linear(info.max_input_tokens, 100))
+        self.max_new_tokens = self._histogram("request_max_new_tokens", "Tokens asked for, up to 1024", total)
+        self.generated_tokens = self._histogram("request_generated_tokens", "Tokens generated", total)
+        self.skipped_tokens = self._add(
+            Summary("tgi_request_skipped_tokens", "Speculated tokens accepted in a step", _QUANTILES)
+        )
+
+        self._batch_count = self._counter("batch_inference_count", "Steps", "method", _METHODS)
+        self._batch_success = self._counter("batch_inference_success", "Steps that ended well", "method", _METHODS)
+        self._counter("batch_inference_failure", "Steps that failed", "method", _METHODS)
+        self._batch_duration = self._duration("batch_inference_duration", "Seconds of a step", _METHODS)
+        self._batch_forward = self._duration("batch_forward_duration", "Seconds of the model in a step", _METHODS)
+        self._batch_decode = self._duration("batch_decode_duration", "Seconds of choosing tokens in a step", _METHODS)
+        self._duration("batch_filter_duration", "Seconds of dropping ended requests from a batch", _METHODS)
+        self._duration("batch_concat_duration", "Seconds of merging batches", ("decode",))
+        self._batch_concat = self._counter("batch_concat", "Merges of new requests", "reason", _CONCAT_REASONS)
+        self._batch_next_size = self._histogram("batch_next_size", "Requests that join together", linear(1024, 1024))
+        self._batch_current_size = self._gauge("batch_current_size", "Requests in the running batch")
+        self._batch_current_max_tokens = self._gauge("batch_current_max_tokens", "Most tokens the batch may reach")
+        self._queue_size = self._gauge("queue_size", "Requests that wait")
+        max_total = self._gauge("batch_max_total_tokens", "Most tokens of all requests together")
+        max_total.value = info.max_batch_total_tokens
+
+        self.time_to_first_token = self._add(
+            Histogram("segue_time_to_first_token_seconds", "Seconds from arrival to the first token", _DURATION)
+        )
+        self.time_per_output_token = self._add(
+            Histogram("segue_time_per_output_token_seconds", "Mean seconds between tokens after the first", _DURATION)
+        )
+        self._kv_blocks_used = self._add(Gauge("segue_kv_blocks_used", "Blocks of the KV cache held by requests"))
+        self._kv_blocks = self._add(Gauge("segue_kv_blocks", "Blocks of the KV cache"))
+        self._kv_blocks.value = info.num_blocks
+        self._cache_queries = self._add(
+            Counter("segue_prefix_cache_queried_tokens_total", "Prompt tokens looked up in the prefix cache")
+        )
+        self._cache_hits = self._add(
+            Counter("segue_prefix_cache_hit_tokens_total", "Prompt tokens found in the prefix cache")
+        )
+        self._preemptions = self._add(Counter("segue_preemptions_total", "Requests set back for lack of memory"))
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return exposition(self._instruments)
+
+    def failure(self, error: RequestError) -> None:
+        self._request_failure.add(1, _failure_kind(error))
+
+    def dropped(self) -> None:
+        """The client left before its answer was complete."""
+        self._request_failure.add(1, "dropped")
+
+    def on_step(self, stats: StepStats) -> None:
+        self._queue_size.value = stats.num_waiting
+        self._batch_current_size.value = stats.num_running
+        self._batch_current_max_tokens.value = stats.num_running_tokens
+        self._kv_blocks_used.value = stats.num_used_blocks
+        self._kv_blocks.value = stats.num_total_blocks
+        self._cache_queries.add(stats.num_queried_tokens)
+        self._cache_hits.add(stats.num_cached_tokens)
+        self._preemptions.add(stats.num_preemptions)
+        if stats.num_new_sequences:
+            self._batch_next_size.observe(stats.num_new_sequences)
+            if stats.num_decode_sequences:
+                self._batch_concat.add(1, "chunking")
+        if stats.num_scheduled_tokens:
+            method = "prefill" if stats.num_prefill_sequences else "decode"
+            self._batch_count.add(1, method)
+            self._batch_success.add(1, method)
+            self._batch_duration.observe(stats.step_s, method)
+            self._batch_forward.observe(stats.forward_s, method)
+            self._batch_decode.observe(stats.sample_s, method)
+
+    def _add(self, instrument: T) -> T:
+        self._instruments.append(instrument)
+        return instrument
+
+    def _counter(self, name: str, help: str, label: str | None = None, values: tuple[str, ...] = ("",)) -> Counter:
+        return self._add(Counter(f"tgi_{name}", help, label, values))
+
+    def _gauge(self, name: str, help: str) -> Gauge:
+        return self._add(Gauge(f"tgi_{name}", help))
+
+    def _histogram(self, name: str, help: str, bounds: list[float]) -> Histogram:
+        return self._add(Histogram(f"tgi_{name}", help, bounds))
+
+    def _duration(self, name: str, help: str, methods: tuple[str, ...] | None = None) -> Histogram:
+        label = None if methods is None else "method"
+        return self._add(Histogram(f"tgi_{name}", help, _DURATION, label, methods or ("",)))
+
+
+def _failure_kind(error: RequestError) -> str:
+    match error:
+        case OverloadedError():
+            return "overloaded"
+        case TemplateError() | ToolError():
+            return "template"
+        case GenerationError():
+            return "generation"
+    return "validation" if error.status == 422 else "incomplete"

@@ -1,0 +1,95 @@
+"""One operation of the API, and the ASGI endpoint that its path becomes."""
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from segue.core.errors import RequestError
+from segue.server.bodies import BodyError
+from segue.server.replies import empty_reply, error_reply, json_reply, text_reply
+from segue.server.state import Server
+
+__all__ = ["Endpoint", "Handler", "Operation"]
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[Server, Request], Awaitable[ASGIApp]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A method on a path: who answers it, and what the OpenAPI document says of it."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    _: KW_ONLY
+    request: type[BaseModel] | None = None
+    reply: Any = None
+    """What pydantic describes as the answer; None: nothing, or text."""
+    event: type[BaseModel] | None = None
+    """What each event of a stream is."""
+    operation_id: str = ""
+    """Default: the handler's name."""
+    text: bool = False
+    """The answer is plain text."""
+    errors: Sequence[int] = ()
+    """Statuses with TGI's error object."""
+    needs_key: bool = False
+    """Only callers with the API key are answered, where the server has one."""
+
+
+class Endpoint:
+    """All operations on one path, as an ASGI application. Errors become TGI's answers here."""
+
+    def __init__(self, server: Server, operations: Sequence[Operation]) -> None:
+        self._server = server
+        self._by_method = {operation.method: operation for operation in operations}
+        if "GET" in self._by_method:
+            self._by_method["HEAD"] = self._by_method["GET"]
+        self._allow = ",".join(sorted(self._by_method))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            reply = await self._answer(Request(scope, receive))
+        except ClientDisconnect:
+            return
+        await reply(scope, receive, send)
+
+    async def _answer(self, request: Request) -> ASGIApp:
+        operation = self._by_method.get(request.method)
+        if operation is None:
+            return empty_reply(405, {"allow": self._allow})
+        if operation.needs_key and not self._has_key(request):
+            return empty_reply(401)
+        try:
+            return await operation.handler(self._server, request)
+        except BodyError as error:
+            return text_reply(str(error), error.status)
+        except RequestError as error:
+            return error_reply(error)
+        except ClientDisconnect:
+            raise
+        except Exception:
+            logger.exception("%s %s failed", request.method, request.url.path)
+            return _internal_error()
+
+    def _has_key(self, request: Request) -> bool:
+        key = self._server.config.api_key
+        if key is None:
+            return True
+        # TGI compares the whole header without regard to case.
+        given = request.headers.get("authorization", "").lower().encode()
+        return hmac.compare_digest(given, f"Bearer {key}".lower().encode())
+
+
+def _internal_error() -> Response:
+    return json_reply({"error": "Internal server error", "error_type": "internal"}, 500)

@@ -1,0 +1,29 @@
+"""Responses, encoded fast and byte for byte as TGI's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec.json import encode
+from starlette.responses import Response
+
+from segue.core.errors import RequestError
+
+__all__ = ["empty_reply", "error_reply", "json_reply", "text_reply"]
+
+
+def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Non-finite floats become null."""
+    return Response(encode(value), status, headers, "application/json")
+
+
+def error_reply(error: RequestError) -> Response:
+    """TGI's error object under the error's status."""
+    return json_reply({"error": str(error), "error_type": error.error_type}, error.status)
+
+
+def text_reply(text: str, status: int) -> Response:
+    return Response(text, status, media_type="text/plain")
+
+
+def empty_reply(status: int, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(b"", status, headers)

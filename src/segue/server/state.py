@@ -1,0 +1,74 @@
+"""What the routes share: the served model as the server knows it, and the parts of one server."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import segue
+from segue.core.config import ServeConfig
+from segue.engine.handle import EngineHandle
+from segue.server.admission import Admission
+from segue.server.metrics import Metrics
+from segue.text.chat_template import ChatTemplate
+from segue.text.tokenizer import Tokenizer, TokenSpan
+
+__all__ = ["ServedModel", "Server"]
+
+T = TypeVar("T")
+
+_TGI_VERSION = "3.3.6"
+"""The version whose API this is: clients compare ``/info``'s version with TGI's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """The model without its weights: its names and everything that turns text into ids and back."""
+
+    model_id: str
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None = None
+    """None: chat requests are answered with a template error."""
+    sha: str | None = None
+    """The Hub's commit; None for a local folder."""
+    pipeline_tag: str | None = None
+    """The Hub's, e.g. ``text-generation``; None when unknown."""
+
+
+class Server:
+    """The parts of one server, for the routes. No request's state is kept here."""
+
+    def __init__(self, config: ServeConfig, engine: EngineHandle, model: ServedModel) -> None:
+        self.config = config
+        self.engine = engine
+        self.model = model
+        self.metrics = Metrics(engine.info)
+        self.version = f"{_TGI_VERSION}+segue.{segue.__version__}"
+        self.system_fingerprint = f"{self.version}-native"
+        self.compute_type = config.compute_type or f"1-{engine.info.device_name or engine.info.device}"
+        self.admission = Admission(config, engine.info, self.encode, self.metrics)
+        self._threads = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="tokenize")
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """``work()`` in one of the ``validation_workers`` threads; tokenizing releases the interpreter's lock there."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids, made in a thread. Raises ValidationError."""
+        tokenizer = self.model.tokenizer
+        return await self.in_thread(lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    async def encode_with_offsets(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
+        """Tokens with their places, made in a thread. Raises ValidationError."""
+        tokenizer = self.model.tokenizer
+        return await self.in_thread(lambda: tokenizer.encode_with_offsets(text, add_special_tokens=add_special_tokens))
+
+    def start(self) -> None:
+        """Begin to take the engine's statistics."""
+        self.engine.on_step.append(self.metrics.on_step)
+
+    def close(self) -> None:
+        """Stop taking them, and let the threads go; running requests may end first."""
+        self.engine.on_step.remove(self.metrics.on_step)
+        self._threads.shutdown(wait=False)

@@ -1,0 +1,320 @@
+"""Server-sent events: what the engine's steps become on the wire, in TGI's dialect and in OpenAI's.
+
+A dialect renders the static parts of its events once a request; per token it only fills in what changes.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
+
+from msgspec.json import encode
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from segue.core.errors import IncompleteGenerationError, IncompleteStreamError, RequestError
+from segue.core.output import FinishReason
+from segue.server.admission import Ask
+from segue.server.generation import Generation, Token
+from segue.server.state import Server
+
+__all__ = [
+    "DONE",
+    "ChatEvents",
+    "CompletionEvents",
+    "Dialect",
+    "EventStream",
+    "GenerateEvents",
+    "chat_finish_reason",
+    "chat_logprob",
+    "error_object",
+    "merge",
+    "stream_events",
+    "unless_client_leaves",
+    "usage",
+]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_KEEP_ALIVE_S = 15.0
+DONE = b"data: [DONE]\n\n"
+"""The last event of OpenAI's streams."""
+
+
+class Dialect(Protocol):
+    """How one request's steps, or its failure, are written."""
+
+    def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
+        """The events of one step, of which ``tokens`` are the generation's newest."""
+
+    def error(self, error: RequestError) -> bytes:
+        """The event that says why nothing more follows."""
+
+
+class GenerateEvents:
+    """``/generate_stream``: one event a token, the last with the whole text."""
+
+    def __init__(self, *, wants_details: bool, prefix: str) -> None:
+        """``prefix`` goes in front of the generated text: the prompt, or nothing."""
+        self._wants_details = wants_details
+        self._prefix = prefix
+
+    def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
+        before = len(generation.tokens) - len(tokens)
+        top_tokens = generation.top_tokens[before:]
+        is_end = generation.finish_reason is not None
+        events = []
+        for number, token in enumerate(tokens, 1):
+            top = b',"top_tokens":%b' % encode(top_tokens[number - 1]) if top_tokens else b""
+            end = self._end(generation) if is_end and number == len(tokens) else b'"generated_text":null,"details":null'
+            events.append(b'data: {"index":%d,"token":%b%b,%b}\n\n' % (before + number, encode(token), top, end))
+        return b"".join(events)
+
+    def _end(self, generation: Generation) -> bytes:
+        details = {
+            "finish_reason": generation.finish_reason,
+            "generated_tokens": len(generation.tokens),
+            "seed": generation.seed,
+            "input_length": generation.num_inputs,
+        }
+        text = encode(self._prefix + generation.text())
+        return b'"generated_text":%b,"details":%b' % (text, encode(details if self._wants_details else None))
+
+    def error(self, error: RequestError) -> bytes:
+        return b"data: %b\n\n" % encode(error_object(error))
+
+
+class OpenAIEvents:
+    """What OpenAI's two streams share."""
+
+    def error(self, error: RequestError) -> bytes:
+        # TGI says 422 whatever the error is; its clients read the message.
+        return b"data: %b\n\n" % encode({"error": {"message": str(error), "http_status_code": 422}})
+
+
+class ChatEvents(OpenAIEvents):
+    """``/v1/chat/completions``: one chunk a token; a last chunk without choices carries the usage, if asked for."""
+
+    def __init__(self, *, model: str, system_fingerprint: str, wants_logprobs: bool, include_usage: bool) -> None:
+        self._wants_logprobs = wants_logprobs
+        self._include_usage = include_usage
+        head = {
+            "object": "chat.completion.chunk",
+            "id": "",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": system_fingerprint,
+        }
+        self._chunk = b'data: %b,"choices":' % encode(head)[:-1]
+        self._head = self._chunk + b'[{"index":0,"delta":{"role":"assistant","content":'
+
+    def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
+        before = len(generation.tokens) - len(tokens)
+        is_end = generation.finish_reason is not None
+        events = []
+        for number, token in enumerate(tokens, 1):
+            content = b'""' if token.special else encode(token.text)
+            logprobs = b"null"
+            if self._wants_logprobs:
+                logprobs = encode({"content": [chat_logprob(generation, before + number - 1)]})
+            reason = b"null"
+            if is_end and number == len(tokens):
+                reason = b'"%b"' % chat_finish_reason(generation.finish_reason).encode()
+            events.append(
+                b'%b%b},"logprobs":%b,"finish_reason":%b}],"usage":null}\n\n' % (self._head, content, logprobs, reason)
+            )
+        if is_end and self._include_usage:
+            events.append(b'%b[],"usage":%b}\n\n' % (self._chunk, encode(usage([generation]))))
+        return b"".join(events)
+
+
+class CompletionEvents(OpenAIEvents):
+    """``/v1/completions``: one chunk a token, the last of each prompt with TGI's own finish reason and the usage."""
+
+    def __init__(self, *, index: int, model: str, system_fingerprint: str) -> None:
+        """``index``: of the prompt in the request."""
+        names = encode({"model": model, "system_fingerprint": system_fingerprint})[1:-1]
+        head = b'data: {"object":"text_completion","id":"","created":%d' % int(time.time())
+        choice = b'"choices":[{"index":%d,"text":' % index
+        self._head = b"%b,%b" % (head, choice)
+        self._tail = b',"logprobs":null,"finish_reason":""}],%b}\n\n' % names
+        self._last_head = b"%b,%b,%b" % (head, names, choice)
+
+    def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
+        events = [b"%b%b%b" % (self._head, encode(token.text), self._tail) for token in tokens]
+        if generation.finish_reason is not None:
+            end = (generation.finish_reason.encode(), encode(usage([generation])))
+            tail = b',"logprobs":null,"finish_reason":"%b"}],"usage":%b}\n\n' % end
+            events[-1] = b"%b%b%b" % (self._last_head, encode(tokens[-1].text), tail)
+        return b"".join(events)
+
+
+def chat_logprob(generation: Generation, index: int) -> dict[str, Any]:
+    """OpenAI's logprob object of one token."""
+    token = generation.tokens[index]
+    top_tokens = generation.top_tokens[index] if generation.top_tokens else []
+    return {
+        "token": token.text,
+        "logprob": token.logprob,
+        "top_logprobs": [{"token": top.text, "logprob": top.logprob} for top in top_tokens],
+    }
+
+
+def chat_finish_reason(reason: FinishReason | None) -> str:
+    """OpenAI's word for the end of a sequence, TGI's word for a stop string."""
+    assert reason is not None, "the generation has not ended"
+    return "stop" if reason is FinishReason.EOS_TOKEN else reason.value
+
+
+def usage(generations: Sequence[Generation]) -> dict[str, int]:
+    """OpenAI's count of tokens, summed."""
+    num_prompt = sum(each.num_inputs for each in generations)
+    num_completion = sum(len(each.tokens) for each in generations)
+    return {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": num_completion,
+        "total_tokens": num_prompt + num_completion,
+    }
+
+
+def error_object(error: RequestError) -> dict[str, str]:
+    """TGI's error body."""
+    return {"error": str(error), "error_type": error.error_type}
+
+
+async def stream_events(server: Server, ask: Ask, dialect: Dialect) -> AsyncGenerator[bytes, None]:
+    """The events of one generation: one ``bytes`` a step, or one for the error. The status is 200 in either case."""
+    metrics = server.metrics
+    metrics.request_count.add()
+    is_complete = False
+    try:
+        with server.admission.permits(ask.parameters, streaming=True):
+            generation = Generation(server, await server.admission.admit(ask))
+            async with aclosing(generation.steps()) as steps:
+                async for tokens in steps:
+                    if generation.finish_reason is not None:
+                        # Before the last event: a client may leave as soon as it has that.
+                        generation.record_success()
+                        is_complete = True
+                    yield dialect.render(generation, tokens)
+    except RequestError as error:
+        metrics.failure(error)
+        yield dialect.error(IncompleteStreamError() if isinstance(error, IncompleteGenerationError) else error)
+    except (asyncio.CancelledError, GeneratorExit):
+        if not is_complete:
+            metrics.dropped()
+        raise
+    except Exception:
+        logger.exception("A stream failed")
+        metrics.failure(IncompleteStreamError())
+        yield dialect.error(IncompleteStreamError())
+
+
+async def merge(streams: Sequence[AsyncIterator[bytes]]) -> AsyncGenerator[bytes, None]:
+    """Everything from ``streams`` as it comes; what came since the last time in one piece."""
+    waiting: list[bytes] = []
+    news = asyncio.Event()
+
+    async def read(stream: AsyncIterator[bytes]) -> None:
+        async for chunk in stream:
+            waiting.append(chunk)
+            news.set()
+
+    tasks = [asyncio.ensure_future(read(stream)) for stream in streams]
+    for task in tasks:
+        task.add_done_callback(lambda _: news.set())
+    try:
+        while waiting or not all(task.done() for task in tasks):
+            await news.wait()
+            news.clear()
+            if waiting:
+                chunk = b"".join(waiting)
+                waiting.clear()
+                yield chunk
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class EventStream:
+    """An ASGI response that sends ``events`` until they end or the client leaves, which closes them at once."""
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str],
+        *,
+        last: bytes = b"",
+        keep_alive_s: float = _KEEP_ALIVE_S,
+    ) -> None:
+        """``last`` follows the events. After ``keep_alive_s`` of silence a comment is sent."""
+        self._events = events
+        self._headers = {
+            "content-type": "text/event-stream",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+            **headers,
+        }
+        self._last = last
+        self._keep_alive_s = keep_alive_s
+        self._sent_time = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        pump = asyncio.ensure_future(self._pump(send))
+        keep_alive = asyncio.ensure_future(self._keep_alive(send))
+        leaving = asyncio.ensure_future(_until_client_leaves(receive))
+        try:
+            await asyncio.wait([pump, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if pump.done():
+                pump.result()
+        finally:
+            for task in (pump, keep_alive, leaving):
+                task.cancel()
+            await asyncio.gather(pump, keep_alive, leaving, return_exceptions=True)
+
+    async def _pump(self, send: Send) -> None:
+        async with aclosing(self._events) as events:
+            async for chunk in events:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self._sent_time = time.monotonic()
+        await send({"type": "http.response.body", "body": self._last, "more_body": False})
+
+    async def _keep_alive(self, send: Send) -> None:
+        while True:
+            silence_s = time.monotonic() - self._sent_time
+            if silence_s < self._keep_alive_s:
+                await asyncio.sleep(self._keep_alive_s - silence_s)
+            else:
+                await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
+                self._sent_time = time.monotonic()
+
+
+async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T], on_leave: Callable[[], None]) -> T:
+    """The result of ``work``.
+
+    When the client leaves first, ``work`` is cancelled, ``on_leave`` called and ClientDisconnect raised.
+    """
+    task = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_until_client_leaves(receive))
+    try:
+        await asyncio.wait([task, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            on_leave()
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for each in (task, leaving):
+            each.cancel()
+        await asyncio.gather(task, leaving, return_exceptions=True)
+
+
+async def _until_client_leaves(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
