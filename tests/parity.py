@@ -71,7 +71,7 @@ def save_random_model(
     return model
 
 
-SCALES = ((1.5, 0.2), (0.7, 0.2), (0.7, 1.0), (3.0, 0.2), (3.0, 1.0), (0.3, 0.5))
+SCALES = ((1.5, 0.2), (3.0, 0.05), (6.0, 0.2), (0.7, 0.2), (0.7, 1.0), (3.0, 0.2), (3.0, 1.0), (0.3, 0.5))
 """(gain, embedding_std) to try: which of them makes a random model say many different tokens differs by family."""
 
 
@@ -126,6 +126,7 @@ class Served:
                 max_batch_size=64,
                 max_batch_prefill_tokens=budget,
                 enable_prefix_caching=caching,
+                long_prompt_boundary=self.facts.long_prompt_boundary,
             ),
             self.recorder,
         )

@@ -29,8 +29,9 @@ class Match:
 
 
 class BlockManager:
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int, block_size: int, long_prompt_boundary: int | None = None) -> None:
         self.block_size = block_size
+        self.long_prompt_boundary = long_prompt_boundary
         self._cache = PrefixCache()
         self._pool = BlockPool(num_blocks, self._cache)
         self._registered: dict[int, list[int]] = {}
@@ -103,6 +104,14 @@ class BlockManager:
         seq.num_registered_blocks = 0
         seq.num_computed_tokens = 0
 
+    def discard(self, seq: Sequence) -> None:
+        """What the sequence's blocks hold is not to be trusted: nobody may find them any more."""
+        for block_id in seq.block_table:
+            self._pool.forget(block_id)
+        if seq.encoder_blocks is not None:
+            for block_id in seq.encoder_blocks.block_table:
+                self._pool.forget(block_id)
+
     def revoke(self, seq_id: int) -> list[int]:
         """The sequence did not run in this step: nobody may find the blocks it was to fill, which are returned."""
         block_ids = self._registered.pop(seq_id, [])
@@ -115,7 +124,9 @@ class BlockManager:
             request = seq.request
             if request.encoder_token_ids is not None:
                 seq.encoder_digest = encoder_digest(request.cache_salt, request.encoder_token_ids)
-            seq.root_digest = root_digest(request.cache_salt, seq.encoder_digest)
+            boundary = self.long_prompt_boundary
+            is_long = boundary is not None and len(request.prompt_token_ids) > boundary
+            seq.root_digest = root_digest(request.cache_salt, seq.encoder_digest, is_long=is_long)
         digests, size = seq.digests, self.block_size
         for i in range(len(digests), num_blocks):
             parent = digests[i - 1] if i else seq.root_digest

@@ -24,6 +24,9 @@ class EngineConfig:
     """Most prompt tokens of one sequence in a step, so that a long prompt leaves room for others; None: the budget."""
     enable_prefix_caching: bool = True
     """Reuse the blocks of equal prefixes and of equal encoder inputs."""
+    long_prompt_boundary: int | None = None
+    """The model computes prompts of more tokens differently from their first token on: they share no blocks with
+    shorter ones."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -24,10 +24,10 @@ def block_digest(parent: bytes, token_ids: Seq[int]) -> bytes:
     return blake2b(parent + array("q", token_ids).tobytes(), digest_size=_DIGEST_BYTES).digest()
 
 
-def root_digest(salt: str, encoder: bytes | None) -> bytes:
-    """What a sequence's first block has as parent."""
+def root_digest(salt: str, encoder: bytes | None, *, is_long: bool = False) -> bytes:
+    """What a sequence's first block has as parent; ``is_long``: beyond the model's ``long_prompt_boundary``."""
     encoder = encoder or b""
-    data = len(encoder).to_bytes(1, "little") + encoder + salt.encode("utf-8", "surrogatepass")
+    data = bytes([is_long, len(encoder)]) + encoder + salt.encode("utf-8", "surrogatepass")
     return blake2b(data, digest_size=_DIGEST_BYTES, person=b"segue.prefix").digest()
 
 

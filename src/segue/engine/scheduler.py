@@ -47,7 +47,7 @@ class Scheduler:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.blocks = BlockManager(config.num_blocks, config.block_size)
+        self.blocks = BlockManager(config.num_blocks, config.block_size, config.long_prompt_boundary)
         self.running: list[Sequence] = []
         """Oldest first."""
         self.waiting: OrderedDict[int, Sequence] = OrderedDict()
@@ -119,6 +119,13 @@ class Scheduler:
         for scheduled in batch.sequences:
             seq = self._in_flight.pop(scheduled.seq_id)
             if seq.status is SequenceStatus.FINISHED:
+                continue
+            reason = output.errors.get(seq.seq_id)
+            if reason is not None:
+                # What made its logits unusable may lie in the K/V of any of its blocks.
+                self.blocks.discard(seq)
+                self._finish(seq)
+                outputs.append(RequestOutput(request_id=seq.request.request_id, error=reason))
                 continue
             seq.num_computed_tokens += len(scheduled.token_ids)
             if seq.request.sampling.prompt_logprobs and not seq.has_output:

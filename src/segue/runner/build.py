@@ -64,6 +64,8 @@ def build_runner(config: RunnerConfig, progress: Progress | None = None) -> tupl
     else:
         num_blocks = _num_blocks(config, model, per_block, memory.available_bytes(device), device)
     runner = _runner(model, config, num_blocks, device, dtype)
+    if device.type == "cpu":
+        memory.keep_freed_memory()  # from here on: what loading freed goes back to the system
     _dry_run(runner, 8)
     return runner, _facts(config, hf_config, model, dtype, device, num_blocks)
 

@@ -42,13 +42,12 @@ class ModelRunner:
         hidden = self.model(inputs.input_ids, inputs.positions, inputs.ctx)
         sampled = [(i, s) for i, s in enumerate(batch.sequences) if s.needs_token]
         logits = self._logits(hidden, inputs.ctx, [i for i, _ in sampled]) if sampled else None
-        scored = {
-            s.seq_id: self._prompt_logprobs(hidden[inputs.ctx.attention.query_starts[i] :], s)
-            for i, s in enumerate(batch.sequences)
-            if s.sampling.prompt_logprobs and s.num_computed_tokens < s.num_prompt_tokens
-        }
+        scored, errors = self._score_prompts(batch.sequences, hidden, inputs.ctx)
         forwarded = time.perf_counter()
-        tokens, errors = self._sample(logits, [s for _, s in sampled]) if logits is not None else ({}, {})
+        tokens: dict[int, tuple[TokenOutput, ...]] = {}
+        if logits is not None:
+            tokens, sampling_errors = self._sample(logits, [s for _, s in sampled])
+            errors.update(sampling_errors)
         return StepOutput(
             tokens=tokens,
             errors=errors,
@@ -89,14 +88,31 @@ class ModelRunner:
         return tokens, errors
 
     def _wipe(self, sequence: ScheduledSequence) -> None:
-        """Zero a failed sequence's blocks: padding is read before it is masked, and NaN would spread from there."""
-        blocks = torch.tensor(list(sequence.block_table), device=self.device)
-        for k_cache, v_cache in self.kv_caches:
-            k_cache[blocks] = 0
-            v_cache[blocks] = 0
+        """Replace what is not finite in a failed sequence's blocks: padding is read before it is masked, and NaN would
+        spread from there to the blocks' next owner. Finite numbers stay, since blocks may be shared."""
+        tables = [sequence.block_table] + ([sequence.encoder.block_table] if sequence.encoder else [])
+        blocks = torch.tensor([block for table in tables for block in table], device=self.device)
+        for caches in self.kv_caches:
+            for cache in caches:
+                cache[blocks] = cache[blocks].nan_to_num(0.0, 0.0, 0.0)
+
+    def _score_prompts(
+        self, sequences: Seq[ScheduledSequence], hidden: Tensor, ctx: ForwardContext
+    ) -> tuple[dict[int, Seq[float]], dict[int, str]]:
+        """Prompt logprobs, and errors, of the sequences that asked for them and still are in their prompt."""
+        scored: dict[int, Seq[float]] = {}
+        errors: dict[int, str] = {}
+        for i, s in enumerate(sequences):
+            if s.sampling.prompt_logprobs and s.num_computed_tokens < s.num_prompt_tokens:
+                try:
+                    scored[s.seq_id] = self._prompt_logprobs(hidden[ctx.attention.query_starts[i] :], s)
+                except GenerationError as error:
+                    errors[s.seq_id] = error.reason
+                    self._wipe(s)
+        return scored, errors
 
     def _prompt_logprobs(self, hidden: Tensor, sequence: ScheduledSequence) -> Seq[float]:
-        """``hidden``: from this sequence's first row on. One logprob a prompt token that a token of the chunk leads to."""
+        """``hidden``: from this sequence's first row on. One logprob a prompt token that this chunk leads to."""
         first = sequence.num_computed_tokens + 1
         last = min(first + len(sequence.token_ids), sequence.num_prompt_tokens)
         targets = list(sequence.history[first:last])
