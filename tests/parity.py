@@ -71,7 +71,7 @@ def save_random_model(
     return model
 
 
-SCALES = ((1.5, 0.2), (3.0, 0.05), (6.0, 0.2), (0.7, 0.2), (0.7, 1.0), (3.0, 0.2), (3.0, 1.0), (0.3, 0.5))
+SCALES = ((1.5, 0.2), (0.7, 1.0), (3.0, 0.05), (0.7, 0.2), (3.0, 0.2), (3.0, 1.0), (0.3, 0.5))
 """(gain, embedding_std) to try: which of them makes a random model say many different tokens differs by family."""
 
 
@@ -108,12 +108,12 @@ def reference_ids(model: Any, prompt: Seq[int]) -> tuple[list[int], list[torch.T
 class Served:
     """One saved model behind our engine."""
 
-    def __init__(self, folder: Path, *, num_blocks: int = 400, budget: int = 512, caching: bool = True) -> None:
+    def __init__(self, folder: Path, *, num_blocks: int = 400, budget: int = 512, device: str = "cpu") -> None:
         runner, self.facts = build_runner(
             RunnerConfig(
                 model_folder=folder,
                 dtype="float32",
-                device="cpu",
+                device=device,
                 block_size=BLOCK_SIZE,
                 max_batch_total_tokens=num_blocks * BLOCK_SIZE,
             )
@@ -125,7 +125,6 @@ class Served:
                 num_blocks=num_blocks,
                 max_batch_size=64,
                 max_batch_prefill_tokens=budget,
-                enable_prefix_caching=caching,
                 long_prompt_boundary=self.facts.long_prompt_boundary,
             ),
             self.recorder,
@@ -171,6 +170,7 @@ def check_family(
     *,
     prompt_lens: Seq[int] = (23, 1, 8),
     seed: int = 0,
+    device: str = "cpu",
 ) -> None:
     """Raises AssertionError where any way of running differs from ``transformers``."""
     rng = random.Random(seed)
@@ -179,31 +179,38 @@ def check_family(
     expected = save_talkative_model(config, folder, prompts, seed)
 
     for prompt, (ids, logits) in zip(prompts, expected, strict=True):
-        served = Served(folder)
+        served = Served(folder, device=device)
         assert served.generate([prompt]) == [ids], "alone"
         rows = [served.recorder.logits[key][0] for key in sorted(served.recorder.logits)]
-        worst = max((ours - theirs).abs().max().item() for ours, theirs in zip(rows, logits, strict=True))
+        worst = max((ours.cpu() - theirs).abs().max().item() for ours, theirs in zip(rows, logits, strict=True))
         assert worst < TOLERANCE, f"logits differ by {worst}"
 
-    _check_mixed_batch(folder, prompts, [ids for ids, _ in expected], rng, vocab_size)
+    _check_mixed_batch(folder, prompts, [ids for ids, _ in expected], rng, vocab_size, device)
 
 
 def _check_mixed_batch(
-    folder: Path, prompts: list[list[int]], expected: list[list[int]], rng: random.Random, vocab_size: int
+    folder: Path,
+    prompts: list[list[int]],
+    expected: list[list[int]],
+    rng: random.Random,
+    vocab_size: int,
+    device: str,
 ) -> None:
     others = [[rng.randrange(3, vocab_size) for _ in range(rng.randrange(1, 40))] for _ in range(16 - len(prompts))]
     lens = [NUM_NEW_TOKENS] * len(prompts) + [rng.randrange(1, NUM_NEW_TOKENS) for _ in others]
     count = len(prompts)
 
-    served = Served(folder)
+    served = Served(folder, device=device)
     assert served.generate(prompts + others, lens)[:count] == expected, "in a mixed batch of 16"
     warm = served.num_cached_tokens
     assert served.generate(prompts) == expected, "from a warm cache"
     assert served.num_cached_tokens > warm, "the second run found nothing in the cache"
 
-    assert Served(folder, budget=7).generate(prompts + others, lens)[:count] == expected, "in prefill chunks of 7"
+    assert Served(folder, budget=7, device=device).generate(prompts + others, lens)[:count] == expected, (
+        "in prefill chunks of 7"
+    )
 
     longest = max(len(p) for p in prompts + others) + NUM_NEW_TOKENS
-    tight = Served(folder, num_blocks=2 * -(-2 * longest // BLOCK_SIZE))
+    tight = Served(folder, num_blocks=2 * -(-2 * longest // BLOCK_SIZE), device=device)
     assert tight.generate(prompts + others, lens)[:count] == expected, "with preemption"
     assert tight.num_preemptions > 0, "memory was not tight enough to preempt anything"
