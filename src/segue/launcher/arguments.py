@@ -1,0 +1,88 @@
+"""Command lines made from config classes: one field, one flag."""
+
+import argparse
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any, NoReturn
+
+from segue.core.options import Option, OptionError, option_table
+
+__all__ = ["Parser", "add_options", "describe", "given_options"]
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse with the house's defaults: nothing is abbreviated, and a wrong argument gets a short answer."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n\nFor more information, try '{self.prog} --help'.\n")
+
+
+def add_options(parser: argparse.ArgumentParser, config_class: type) -> None:
+    """A flag for every option of ``config_class``, in its groups. What is not given is absent from the namespace."""
+    for title, entries in groupby(option_table(config_class), key=lambda entry: entry.group):
+        group = parser.add_argument_group(title)
+        for entry in entries:
+            if entry.flag is not None:
+                _add_flag(group, entry, entry.flag)
+
+
+def given_options(namespace: argparse.Namespace, config_class: type) -> dict[str, Any]:
+    """The flags that were given, by field name."""
+    names = {entry.name for entry in option_table(config_class)}
+    return {name: value for name, value in vars(namespace).items() if name in names}
+
+
+def describe(entry: Option) -> str:
+    """The help text with what else a user asks: the values, the variable, the default."""
+    notes = []
+    if entry.choices:
+        notes.append(f"[possible values: {', '.join(entry.choices)}]")
+    if entry.env:
+        notes.append(f"[env: {', '.join(entry.env)}]")
+    if entry.default not in (None, ()) and not entry.is_switch:
+        notes.append(f"[default: {default_text(entry)}]")
+    return " ".join((entry.help, *notes))
+
+
+def default_text(entry: Option) -> str:
+    if entry.kind is bool:
+        return str(entry.default).lower()
+    return ",".join(map(str, entry.default)) if entry.repeated else str(entry.default)
+
+
+def _add_flag(group: "argparse._ArgumentGroup", entry: Option, flag: str) -> None:
+    names = (entry.short, flag) if entry.short else (flag,)
+    common: dict[str, Any] = {
+        "dest": entry.name,
+        "default": argparse.SUPPRESS,
+        "help": describe(entry).replace("%", "%%"),
+    }
+    if entry.is_switch:
+        group.add_argument(*names, action="store_true", **common)
+    else:
+        metavar = entry.metavar or ("N" if entry.kind is int else "VALUE")
+        action = _Extend if entry.repeated else "store"
+        group.add_argument(*names, action=action, type=_typed(entry, flag), metavar=metavar, **common)
+
+
+class _Extend(argparse.Action):
+    """Values of a repeated flag, one after the other."""
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, option_string: object = None
+    ) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), *values))
+
+
+def _typed(entry: Option, flag: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return entry.parse(text, flag)
+        except OptionError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
