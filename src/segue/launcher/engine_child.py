@@ -108,7 +108,6 @@ def build_engine(
         max_batch_prefill_tokens=info.max_batch_prefill_tokens,
         enable_prefix_caching=config.prefix_caching,
         long_prompt_boundary=facts.long_prompt_boundary,
-        long_prompt_boundary=facts.long_prompt_boundary,
     )
     return Engine(engine_config, runner), info
 
