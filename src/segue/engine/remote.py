@@ -86,8 +86,9 @@ class RemoteEngine:
         await self.connect(timeout_s)
 
     def stop_engine(self) -> None:
-        """Ask the engine process to end now, whatever is in flight."""
+        """Ask the engine process to end now, whatever is in flight. From here on the handle is not healthy."""
         self._send(Shutdown())
+        self._is_ready.clear()
 
     def next_request_id(self) -> int:
         return self._streams.next_request_id()

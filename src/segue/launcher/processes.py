@@ -81,8 +81,10 @@ class _Launcher:
             handle = RemoteEngine(f"ipc://{folder}/engine")
             supervisor = EngineSupervisor(self._config, self._source.folder, handle, on_progress=bar.update)
             engine = asyncio.create_task(supervisor.run(), name="engine supervisor")
-            await asyncio.sleep(0)  # the engine process is started here, before this one loads its own part
+            await asyncio.sleep(0)  # the engine process starts here, and loads while this one does
             try:
+                import segue.server.app  # noqa: F401
+
                 model = load_text(self._config, self._source)
                 ready = await self._until(supervisor.ready.wait(), engine)
                 bar.close()
@@ -105,7 +107,7 @@ class _Launcher:
         self._servers.append(server)
         metrics_listener = _bind_metrics(config)
         if metrics_listener is not None:
-            self._servers.append(HTTPServer(metrics_only(app), metrics_listener, drain_s=0, has_lifespan=False))
+            self._servers.append(HTTPServer(metrics_only(app), metrics_listener, drain_s=1, has_lifespan=False))
         http = asyncio.create_task(_all_of([each.run() for each in self._servers]), name="http")
         try:
             if await self._until(server.started.wait(), engine, http):
