@@ -15,6 +15,7 @@ from segue.engine.engine_process import run_engine_loop
 
 __all__ = ["FakeRunner", "MemoryMismatch", "engine_info", "expected_tokens", "make_request", "serve_fake_engine"]
 
+SPOILED = -2
 NextToken = Callable[[ScheduledSequence], int]
 
 
@@ -27,7 +28,9 @@ class FakeRunner:
     and the tokens it gives depend on the right memory.
 
     Without ``next_token`` the tokens are those of ``expected_tokens``. ``fails`` makes every step that contains such a
-    sequence raise. ``num_tokens`` of each sequence come at a time, as from a speculating runner.
+    sequence raise. Where ``spoils`` says so, what the sequence writes in this step is spoiled, as by a number that is
+    not finite: it, and whoever reads that, ends in ``StepOutput.errors``. ``num_tokens`` of each sequence come at a
+    time, as from a speculating runner.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class FakeRunner:
         vocab_size: int = 1000,
         next_token: NextToken | Seq[int] | None = None,
         fails: Callable[[ScheduledSequence], bool] | None = None,
+        spoils: Callable[[ScheduledSequence], bool] | None = None,
         num_tokens: int = 1,
     ) -> None:
         """``next_token``: a function, or the output tokens of every sequence, of which the last is repeated."""
@@ -46,6 +50,7 @@ class FakeRunner:
         self.batches: list[ScheduledBatch] = []
         """Every batch whose execution began, the failed ones too."""
         self._fails = fails
+        self._spoils = spoils
         self._script = None if next_token is None or callable(next_token) else list(next_token)
         self._next_token = next_token if callable(next_token) else None
         self._memory: dict[int, int] = {}
@@ -59,10 +64,12 @@ class FakeRunner:
             raise RuntimeError("the fake device failed")
         self._write(batch)
         for s in batch.sequences:
-            self._check_reads(s)
-        tokens = {s.seq_id: self._sample(s) for s in batch.sequences if s.needs_token}
+            if self._spoils is not None and self._spoils(s):
+                self._spoil(s)
+        spoiled = {s.seq_id for s in batch.sequences if not self._reads_well(s)}
         return StepOutput(
-            tokens=tokens,
+            tokens={s.seq_id: self._sample(s) for s in batch.sequences if s.needs_token and s.seq_id not in spoiled},
+            errors={s.seq_id: "not finite" for s in batch.sequences if s.needs_token and s.seq_id in spoiled},
             prompt_logprobs={s.seq_id: _prompt_logprobs(s) for s in batch.sequences if s.sampling.prompt_logprobs},
             forward_s=0.002,
             sample_s=0.001,
@@ -98,18 +105,27 @@ class FakeRunner:
             raise MemoryMismatch(f"slot {slot} is written twice in one step")
         written[slot] = state
 
-    def _check_reads(self, s: ScheduledSequence) -> None:
-        end = s.num_computed_tokens + len(s.token_ids)
-        for position, state in enumerate(self._states_of(s)[:end]):
-            self._check_slot(s.block_table, position, state)
-        if s.encoder is not None:
-            for position, state in enumerate(_encoder_states(s.encoder)):
-                self._check_slot(s.encoder.block_table, position, state)
+    def _spoil(self, s: ScheduledSequence) -> None:
+        for position in range(s.num_computed_tokens, s.num_computed_tokens + len(s.token_ids)):
+            self._memory[self._slot(s.block_table, position)] = SPOILED
 
-    def _check_slot(self, block_table: Seq[int], position: int, state: int) -> None:
+    def _reads_well(self, s: ScheduledSequence) -> bool:
+        """False if something it attends to is spoiled, and then what it writes is spoiled too."""
+        end = s.num_computed_tokens + len(s.token_ids)
+        reads = [self._reads_slot(s.block_table, i, state) for i, state in enumerate(self._states_of(s)[:end])]
+        if s.encoder is not None:
+            table = s.encoder.block_table
+            reads += [self._reads_slot(table, i, state) for i, state in enumerate(_encoder_states(s.encoder))]
+        if not all(reads):
+            self._spoil(s)
+        return all(reads)
+
+    def _reads_slot(self, block_table: Seq[int], position: int, state: int) -> bool:
         slot = self._slot(block_table, position)
-        if self._memory.get(slot) != state:
+        content = self._memory.get(slot)
+        if content not in (state, SPOILED):
             raise MemoryMismatch(f"slot {slot} does not hold position {position} of this sequence")
+        return content == state
 
     def _slot(self, block_table: Seq[int], position: int) -> int:
         return block_table[position // self.block_size] * self.block_size + position % self.block_size

@@ -184,3 +184,10 @@ def test_a_sequence_sent_back_before_its_token_came_keeps_one_to_compute() -> No
     match = blocks.match(b)
     assert len(b.digests) == 2
     assert len(match.block_ids) == 1
+
+
+def test_long_prompts_share_nothing_with_short_ones() -> None:
+    blocks = BlockManager(16, 4, long_prompt_boundary=10)
+    admit(blocks, make_sequence(0, range(11)))
+    assert blocks.match(make_sequence(1, range(10))).block_ids == []
+    assert len(blocks.match(make_sequence(2, range(12))).block_ids) == 2

@@ -39,8 +39,13 @@ class World:
             enable_prefix_caching=rng.random() < 0.85,
         )
         self.max_sequences_without_failure = rng.choice([1, 2, 100, 100])
+        self.spoil_rate = rng.choice([0.0, 0.0, 0.0, 0.01])
         self.runner = FakeRunner(
-            block_size=block_size, vocab_size=VOCAB_SIZE, num_tokens=rng.choice([1, 1, 1, 2, 3]), fails=self.fails
+            block_size=block_size,
+            vocab_size=VOCAB_SIZE,
+            num_tokens=rng.choice([1, 1, 1, 2, 3]),
+            fails=self.fails,
+            spoils=lambda s: self.random.random() < self.spoil_rate,
         )
         self.engine = Engine(self.config, self)
         self.texts = [[rng.randrange(VOCAB_SIZE) for _ in range(24)] for _ in range(3)]
@@ -141,8 +146,10 @@ def check_request(world: World, request: Request) -> None:
         assert "cache blocks" in (outputs[-1].error or "")
     elif CULPRIT in request.prompt_token_ids:
         assert outputs[-1].error == "the fake device failed"
+    elif outputs[-1].error is not None:
+        assert outputs[-1].error == "not finite"
+        assert world.spoil_rate
     else:
-        assert outputs[-1].error is None, outputs[-1]
         assert (len(tokens), outputs[-1].finish_reason) == (num_expected, reason)
         check_first_output(request, outputs[0])
 

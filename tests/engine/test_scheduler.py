@@ -457,3 +457,33 @@ def test_a_step_must_be_completed_before_the_next() -> None:
     scheduler.schedule()
     with pytest.raises(AssertionError, match="not completed"):
         scheduler.schedule()
+
+
+def test_what_a_sequence_with_unusable_logits_held_is_not_found() -> None:
+    """Not by its own retry, and not if it was aborted while its step ran."""
+    prompt = list(range(9))
+    for is_aborted in (False, True):
+        spoiled = [0]
+        runner = FakeRunner(block_size=4, spoils=lambda s: s.seq_id in spoiled)  # noqa: B023
+        scheduler = make_scheduler(make_request(0, prompt, encoder=range(6)))
+        batch = scheduler.schedule()
+        assert batch is not None
+        if is_aborted:
+            scheduler.abort([0])
+        outputs = scheduler.update(batch, runner.execute(batch))
+        assert [output.error for output in outputs] == ([] if is_aborted else ["not finite"])
+        assert scheduler.blocks.num_free_blocks == 64
+        scheduler.add(make_request(1, prompt, encoder=range(6)))
+        assert tokens_of(run(scheduler, runner)[1]) == expected_tokens(prompt, 4, encoder=range(6))
+
+
+def test_the_others_go_on_beside_a_sequence_with_unusable_logits() -> None:
+    """Two that share its blocks keep them, though nobody else finds them any more."""
+    runner = FakeRunner(block_size=4, spoils=lambda s: s.seq_id == 0 and len(s.history) == 10)
+    scheduler = make_scheduler(*(make_request(i, [*range(8), i], max_new_tokens=6) for i in range(3)))
+    outputs = run(scheduler, runner)
+    assert [output.error for output in outputs[0]] == [None, "not finite"]
+    for i in (1, 2):
+        assert tokens_of(outputs[i]) == expected_tokens([*range(8), i], 6)
+    scheduler.add(make_request(3, [*range(8), 3]))
+    assert run(scheduler, runner)[3][0].num_cached_tokens == 0

@@ -104,19 +104,15 @@ class BlockManager:
         seq.num_registered_blocks = 0
         seq.num_computed_tokens = 0
 
-    def discard(self, seq: Sequence) -> None:
-        """What the sequence's blocks hold is not to be trusted: nobody may find them any more."""
-        for block_id in seq.block_table:
+    def discard(self, block_ids: Iterable[int]) -> None:
+        """What these blocks hold is not to be trusted: nobody may find them any more. Those who share them go on."""
+        for block_id in block_ids:
             self._pool.forget(block_id)
-        if seq.encoder_blocks is not None:
-            for block_id in seq.encoder_blocks.block_table:
-                self._pool.forget(block_id)
 
     def revoke(self, seq_id: int) -> list[int]:
         """The sequence did not run in this step: nobody may find the blocks it was to fill, which are returned."""
         block_ids = self._registered.pop(seq_id, [])
-        for block_id in block_ids:
-            self._pool.forget(block_id)
+        self.discard(block_ids)
         return block_ids
 
     def _extend_digests(self, seq: Sequence, num_blocks: int) -> None:
@@ -150,18 +146,19 @@ class BlockManager:
         return encoder
 
     def check_invariants(self, sequences: Iterable[Sequence]) -> None:
-        """``sequences``: all that own blocks. No block is owned twice unless shared by digest; free + used = all.
+        """``sequences``: all that own blocks. No block is owned twice but for equal content; free + used = all.
 
         Raises ``AssertionError``.
         """
-        ref_counts: dict[int, int] = {}
+        owners: dict[int, list[object]] = {}
         for seq in sequences:
+            contents: list[object] = [*seq.digests[: len(seq.block_table)]]
+            contents += [seq] * (len(seq.block_table) - len(contents))
             encoder_table = seq.encoder_blocks.block_table if seq.encoder_blocks else []
-            owned = [*seq.block_table, *encoder_table]
-            assert len(set(owned)) == len(owned), owned
-            for block_id in owned:
-                ref_counts[block_id] = ref_counts.get(block_id, 0) + 1
-        shared = [block_id for block_id, count in ref_counts.items() if count > 1]
-        assert all(map(self._cache.holds, shared)), shared
-        self._pool.check_invariants(ref_counts)
+            owned = [*zip(seq.block_table, contents, strict=True), *((i, seq.encoder_blocks) for i in encoder_table)]
+            assert len(dict(owned)) == len(owned), owned
+            for block_id, content in owned:
+                owners.setdefault(block_id, []).append(content)
+        assert all(len(set(contents)) == 1 for contents in owners.values()), owners
+        self._pool.check_invariants({block_id: len(contents) for block_id, contents in owners.items()})
         self._cache.check_invariants()

@@ -118,12 +118,14 @@ class Scheduler:
         outputs: list[RequestOutput] = []
         for scheduled in batch.sequences:
             seq = self._in_flight.pop(scheduled.seq_id)
-            if seq.status is SequenceStatus.FINISHED:
-                continue
             reason = output.errors.get(seq.seq_id)
             if reason is not None:
                 # What made its logits unusable may lie in the K/V of any of its blocks.
-                self.blocks.discard(seq)
+                self.blocks.discard(scheduled.block_table)
+                self.blocks.discard(scheduled.encoder.block_table if scheduled.encoder else ())
+            if seq.status is SequenceStatus.FINISHED:
+                continue
+            if reason is not None:
                 self._finish(seq)
                 outputs.append(RequestOutput(request_id=seq.request.request_id, error=reason))
                 continue
