@@ -204,3 +204,57 @@ class Serving:
         lines = (await self.http.get("/metrics")).text.splitlines()
         [value] = [line.rsplit(" ", 1)[1] for line in lines if line.rsplit(" ", 1)[0] == name]
         return float(value)
+
+
+class Connection:
+    """One request below HTTP, whose client can leave and whose every message from the server is kept."""
+
+    def __init__(self, app: Any, path: str, body: Any, *, headers: dict[str, str] | None = None) -> None:
+        fields = {"content-type": "application/json", **(headers or {})}
+        self._scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "server": ("test", 80),
+            "client": ("test", 1),
+            "http_version": "1.1",
+            "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
+        }
+        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._incoming.put_nowait({"type": "http.request", "body": json.dumps(body).encode(), "more_body": False})
+        self.messages: list[dict[str, Any]] = []
+        self._news = asyncio.Event()
+        self.task = asyncio.get_running_loop().create_task(app(self._scope, self._incoming.get, self._send))
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+        self._news.set()
+
+    @property
+    def writes(self) -> list[bytes]:
+        """Every piece of the body."""
+        return [each["body"] for each in self.messages if each["type"] == "http.response.body"]
+
+    async def until_writes(self, count: int) -> list[bytes]:
+        """Wait for so many pieces of the body."""
+        async with asyncio.timeout(20):
+            while len(self.writes) < count:
+                self._news.clear()
+                await self._news.wait()
+        return self.writes
+
+    async def leave(self) -> None:
+        """The client closes the connection; returns when the application has seen to that."""
+        self._incoming.put_nowait({"type": "http.disconnect"})
+        await asyncio.wait_for(self.task, 20)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop turn until ``condition`` holds."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)

@@ -15,11 +15,11 @@ def round_to_f32(value: float) -> float:
 
 def shortest_f32(value: float) -> float:
     """The float whose ``repr`` is the shortest that reads back as the f32 next to ``value``: -0.6196289, not
-    -0.6196289062. Non-finite values are returned unchanged.
+    -0.6196289062. Non-finite values are returned unchanged; a subnormal may keep more digits than it needs.
     """
     packed = _F32.pack(value)
     exact: float = _F32.unpack(packed)[0]
-    # 7 digits mostly do; 6 are always read back where they suffice, 9 always do. Subnormals need fewer than 6.
+    # 7 digits mostly do; 6 are always read back where they suffice, 9 always do.
     shortest = float(f"{exact:.7g}")
     if _F32.pack(shortest) == packed:
         shorter = float(f"{exact:.6g}")

@@ -95,6 +95,14 @@ def _as_3_0(schema: Any) -> Any:
         return schema
     schema = dict(schema)
     schema.pop("title", None)
+    if schema.get("format") == "float":
+        # The range of an f32 goes without saying.
+        schema.pop("minimum", None)
+        schema.pop("maximum", None)
+    if "description" in schema:
+        schema["description"] = schema["description"].replace("``", "`")
+    if "$ref" in schema and len(schema) > 1:
+        schema["allOf"] = [{"$ref": schema.pop("$ref")}]
     if "const" in schema:
         schema["enum"] = [schema.pop("const")]
     if "examples" in schema:
