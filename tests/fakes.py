@@ -108,6 +108,9 @@ class FakeRunner:
     def _spoil(self, s: ScheduledSequence) -> None:
         for position in range(s.num_computed_tokens, s.num_computed_tokens + len(s.token_ids)):
             self._memory[self._slot(s.block_table, position)] = SPOILED
+        if s.encoder is not None and s.encoder.run:
+            for position in range(len(s.encoder.token_ids)):
+                self._memory[self._slot(s.encoder.block_table, position)] = SPOILED
 
     def _reads_well(self, s: ScheduledSequence) -> bool:
         """False if something it attends to is spoiled, and then what it writes is spoiled too."""
