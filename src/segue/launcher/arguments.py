@@ -1,24 +1,29 @@
 """Command lines made from config classes: one field, one flag."""
 
 import argparse
+import shutil
 from collections.abc import Callable
 from itertools import groupby
 from typing import Any, NoReturn
 
 from segue.core.options import Option, OptionError, option_table
 
-__all__ = ["Parser", "add_options", "describe", "given_options"]
+__all__ = ["Parser", "add_options", "default_text", "describe", "given_options"]
 
 
 class Parser(argparse.ArgumentParser):
     """Argparse with the house's defaults: nothing is abbreviated, and a wrong argument gets a short answer."""
 
     def __init__(self, **settings: Any) -> None:
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n\nFor more information, try '{self.prog} --help'.\n")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=min(120, shutil.get_terminal_size().columns))
 
 
 def add_options(parser: argparse.ArgumentParser, config_class: type) -> None:
@@ -49,6 +54,7 @@ def describe(entry: Option) -> str:
 
 
 def default_text(entry: Option) -> str:
+    """The default as one would type it."""
     if entry.kind is bool:
         return str(entry.default).lower()
     return ",".join(map(str, entry.default)) if entry.repeated else str(entry.default)
