@@ -256,5 +256,5 @@ class Connection:
 async def until(condition: Callable[[], bool]) -> None:
     """Let the event loop turn until ``condition`` holds."""
     async with asyncio.timeout(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)

@@ -2,11 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from itertools import groupby
 
+from msgspec.json import encode
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,11 +18,11 @@ from segue.engine.handle import EngineHandle
 from segue.protocol import openai, tgi
 from segue.server.openapi import openapi_document
 from segue.server.operations import Endpoint, Operation
-from segue.server.replies import empty_reply, json_reply
+from segue.server.replies import empty_reply
 from segue.server.routes import chat, completions, docs, generate, status, tokenize
 from segue.server.state import ServedModel, Server
 
-__all__ = ["OPERATIONS", "build_app"]
+__all__ = ["OPERATIONS", "PAGES", "build_app"]
 
 _GENERATION_ERRORS = (422, 424, 429, 500)
 
@@ -115,6 +118,24 @@ OPERATIONS = (
 )
 
 
+@cache
+def _api_document(version: str) -> bytes:
+    return encode(openapi_document(OPERATIONS, version))
+
+
+async def api_document(server: Server, request: Request) -> ASGIApp:
+    """What this API is, for programs."""
+    return Response(_api_document(server.version), media_type="application/json")
+
+
+PAGES = (
+    Operation("GET", "/api-doc/openapi.json", api_document, "The OpenAPI document"),
+    Operation("GET", "/docs", docs.page, "A page to read and try the API"),
+    Operation("GET", "/docs/", docs.page, "A page to read and try the API"),
+)
+"""Not part of the OpenAPI document."""
+
+
 def build_app(config: ServeConfig, engine: EngineHandle, model: ServedModel) -> ASGIApp:
     """The application of one server. ``engine`` must be ready: its ``info`` is read here. It stays the caller's."""
     server = Server(config, engine, model)
@@ -125,17 +146,7 @@ def build_app(config: ServeConfig, engine: EngineHandle, model: ServedModel) -> 
         yield
         server.close()
 
-    document = openapi_document(OPERATIONS, server.version)
-
-    async def api_document(server: Server, request: Request) -> ASGIApp:
-        return json_reply(document)
-
-    pages = (
-        Operation("GET", "/api-doc/openapi.json", api_document, "This document"),
-        Operation("GET", "/docs", docs.page, "A page to read and try the API"),
-        Operation("GET", "/docs/", docs.page, "A page to read and try the API"),
-    )
-    by_path = groupby(sorted((*OPERATIONS, *pages), key=lambda each: each.path), key=lambda each: each.path)
+    by_path = groupby(sorted((*OPERATIONS, *PAGES), key=lambda each: each.path), key=lambda each: each.path)
     return Router(
         routes=[Route(path, Endpoint(server, list(operations))) for path, operations in by_path],
         redirect_slashes=False,

@@ -87,8 +87,8 @@ class Endpoint:
         if key is None:
             return True
         # TGI compares the whole header without regard to case.
-        given = request.headers.get("authorization", "").lower().encode()
-        return hmac.compare_digest(given, f"Bearer {key}".lower().encode())
+        given = request.headers.get("authorization", "").encode("latin-1")
+        return hmac.compare_digest(given.lower(), f"Bearer {key}".encode().lower())
 
 
 def _internal_error() -> Response:

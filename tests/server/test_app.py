@@ -1,0 +1,144 @@
+"""The whole application: which paths there are, who may call them, and browsers."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from serving import Serving
+
+from segue.server.app import OPERATIONS, PAGES
+
+Serve = Callable[..., Serving]
+
+WITH_KEY = {
+    ("POST", "/"),
+    ("POST", "/generate"),
+    ("POST", "/generate_stream"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/tokenize"),
+    ("POST", "/chat_tokenize"),
+}
+WITHOUT_KEY = {
+    ("GET", "/"),
+    ("GET", "/health"),
+    ("GET", "/ping"),
+    ("GET", "/info"),
+    ("GET", "/metrics"),
+    ("GET", "/v1/models"),
+    ("GET", "/docs"),
+    ("GET", "/docs/"),
+    ("GET", "/api-doc/openapi.json"),
+}
+
+
+async def call(app: Serving, method: str, path: str, **options: object) -> httpx.Response:
+    return await app.http.request(method, path, **options)  # type: ignore[arg-type]
+
+
+def test_the_tables_name_every_operation() -> None:
+    named = {(each.method, each.path) for each in (*OPERATIONS, *PAGES)}
+    assert named == WITH_KEY | WITHOUT_KEY | {("GET", "/v1/models/{model_id:path}")}
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(WITH_KEY))
+async def test_H1_routes_that_need_the_key(serve: Serve, method: str, path: str) -> None:
+    app = serve(api_key="Secret")
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Secret"}, {"authorization": "Bearer "}):
+        reply = await call(app, method, path, json={}, headers=headers)
+        assert (reply.status_code, reply.content) == (401, b"")
+    for value in ("Bearer Secret", "bearer secret", "BEARER SECRET"):
+        assert (await call(app, method, path, json={}, headers={"authorization": value})).status_code == 422
+    assert (await call(serve(), method, path, json={})).status_code == 422
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(WITHOUT_KEY))
+async def test_H1_routes_that_are_open(serve: Serve, method: str, path: str) -> None:
+    assert (await call(serve(api_key="secret"), method, path)).status_code == 200
+
+
+async def test_H1_a_key_that_is_not_ascii(serve: Serve) -> None:
+    app = serve(api_key="schlüssel")
+    headers = [(b"authorization", "Bearer schlüssel".encode()), (b"content-type", b"application/json")]
+    assert (await app.http.post("/generate", content=b"{}", headers=headers)).status_code == 422
+    headers[0] = (b"authorization", b"Bearer schl\xff\xfessel")
+    assert (await app.http.post("/generate", content=b"{}", headers=headers)).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/generate/", "/v1", "/v1/chat", "//", "/docs/x"])
+async def test_R15_unknown_paths(serve: Serve, path: str) -> None:
+    for method in ("GET", "POST"):
+        reply = await serve().http.request(method, f"http://test{path}")
+        assert (reply.status_code, reply.content) == (404, b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/generate", "POST"),
+        ("DELETE", "/", "GET,HEAD,POST"),
+        ("POST", "/health", "GET,HEAD"),
+        ("PUT", "/v1/models/a/b", "GET,HEAD"),
+    ],
+)
+async def test_R15_wrong_methods(serve: Serve, method: str, path: str, allow: str) -> None:
+    reply = await call(serve(), method, path)
+    assert (reply.status_code, reply.content, reply.headers["allow"]) == (405, b"", allow)
+
+
+async def test_head_is_get(serve: Serve) -> None:
+    assert (await serve().http.head("/health")).status_code == 200
+
+
+async def test_H2_any_origin_by_default(serve: Serve) -> None:
+    reply = await serve().http.get("/health", headers={"origin": "http://a.example"})
+    assert reply.headers["access-control-allow-origin"] == "*"
+
+
+async def test_H2_preflight(serve: Serve) -> None:
+    headers = {
+        "origin": "http://a.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "content-type,authorization",
+    }
+    reply = await call(serve(api_key="secret"), "OPTIONS", "/generate", headers=headers)
+    assert reply.status_code == 200
+    allowed = reply.headers
+    assert allowed["access-control-allow-origin"] == "*"
+    assert {each.strip() for each in allowed["access-control-allow-methods"].split(",")} == {"GET", "POST"}
+    names = {each.strip().lower() for each in allowed["access-control-allow-headers"].split(",")}
+    assert {"content-type", "authorization"} <= names
+
+
+async def test_H2_a_list_of_origins(serve: Serve) -> None:
+    app = serve(cors_allow_origin=("http://a.example", "http://b.example"))
+    for origin, is_allowed in (("http://b.example", True), ("http://c.example", False)):
+        reply = await app.http.get("/health", headers={"origin": origin})
+        assert reply.headers.get("access-control-allow-origin") == (origin if is_allowed else None)
+
+
+async def test_a_fault_of_ours_is_500_and_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    app = serve()
+    del app.engine.info
+    reply = await app.post("/generate", {"inputs": "a"})
+    assert (reply.status_code, reply.json()) == (500, {"error": "Internal server error", "error_type": "internal"})
+    assert "POST /generate failed" in caplog.text
+    [event] = await app.events("/generate_stream", {"inputs": "a"})
+    assert event["error_type"] == "incomplete_generation_stream"
+
+
+async def test_the_end_of_the_application_lets_the_engine_go(serve: Serve) -> None:
+    app = serve()
+    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent: list[str] = []
+
+    async def receive() -> dict[str, str]:
+        return messages.pop(0)
+
+    async def send(message: dict[str, str]) -> None:
+        sent.append(message["type"])
+
+    assert len(app.engine.on_step) == 1
+    await app.app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert app.engine.on_step == []

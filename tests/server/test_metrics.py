@@ -1,0 +1,214 @@
+"""TGI's metrics: names, types, labels, buckets (spec 5.3), and when they move."""
+
+from collections.abc import Callable
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from serving import INFO, Serving, fails
+
+from segue.core.output import StepStats
+from segue.server.metrics import Metrics
+
+Serve = Callable[..., Serving]
+
+DURATION_BUCKETS = 36  # 35 and +Inf
+EXPECTED = {
+    # name: (type, label, values, buckets)
+    "tgi_request_count": ("counter", None, (), 0),
+    "tgi_request_success": ("counter", None, (), 0),
+    "tgi_request_failure": (
+        "counter",
+        "err",
+        ("overloaded", "validation", "template", "generation", "incomplete", "dropped"),
+        0,
+    ),
+    "tgi_request_duration": ("histogram", None, (), DURATION_BUCKETS),
+    "tgi_request_validation_duration": ("histogram", None, (), DURATION_BUCKETS),
+    "tgi_request_queue_duration": ("histogram", None, (), DURATION_BUCKETS),
+    "tgi_request_inference_duration": ("histogram", None, (), DURATION_BUCKETS),
+    "tgi_request_mean_time_per_token_duration": ("histogram", None, (), DURATION_BUCKETS),
+    "tgi_request_input_length": ("histogram", None, (), 101),
+    "tgi_request_max_new_tokens": ("histogram", None, (), 101),
+    "tgi_request_generated_tokens": ("histogram", None, (), 101),
+    "tgi_request_skipped_tokens": ("summary", None, (), 0),
+    "tgi_batch_inference_count": ("counter", "method", ("prefill", "decode"), 0),
+    "tgi_batch_inference_success": ("counter", "method", ("prefill", "decode"), 0),
+    "tgi_batch_inference_failure": ("counter", "method", ("prefill", "decode"), 0),
+    "tgi_batch_inference_duration": ("histogram", "method", ("prefill", "decode"), DURATION_BUCKETS),
+    "tgi_batch_forward_duration": ("histogram", "method", ("prefill", "decode"), DURATION_BUCKETS),
+    "tgi_batch_decode_duration": ("histogram", "method", ("prefill", "decode"), DURATION_BUCKETS),
+    "tgi_batch_filter_duration": ("histogram", "method", ("prefill", "decode"), DURATION_BUCKETS),
+    "tgi_batch_concat_duration": ("histogram", "method", ("decode",), DURATION_BUCKETS),
+    "tgi_batch_concat": ("counter", "reason", ("backpressure", "wait_exceeded", "chunking"), 0),
+    "tgi_batch_next_size": ("histogram", None, (), 1025),
+    "tgi_batch_current_size": ("gauge", None, (), 0),
+    "tgi_batch_current_max_tokens": ("gauge", None, (), 0),
+    "tgi_queue_size": ("gauge", None, (), 0),
+    "tgi_batch_max_total_tokens": ("gauge", None, (), 0),
+}
+TYPES = {name: kind for name, (kind, *_) in EXPECTED.items()}
+
+
+def families(text: str) -> dict[str, list[tuple[str, dict[str, str], float]]]:
+    return {
+        family.name: [(sample.name, sample.labels, sample.value) for sample in family.samples]
+        for family in text_string_to_metric_families(text)
+    }
+
+
+def test_M1_all_of_tgis_metrics_and_no_other_tgi_name() -> None:
+    text = Metrics(INFO).text().decode()
+    types = dict(line.split()[2:4] for line in text.splitlines() if line.startswith("# TYPE"))
+    assert {name: kind for name, kind in types.items() if name.startswith("tgi_")} == TYPES
+    assert {name for name in types if not name.startswith("tgi_")} == {
+        "segue_time_to_first_token_seconds",
+        "segue_time_per_output_token_seconds",
+        "segue_kv_blocks_used",
+        "segue_kv_blocks",
+        "segue_prefix_cache_queried_tokens_total",
+        "segue_prefix_cache_hit_tokens_total",
+        "segue_preemptions_total",
+    }
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_M1_labels_and_buckets(name: str) -> None:
+    kind, label, values, num_buckets = EXPECTED[name]
+    lines = [line for line in Metrics(INFO).text().decode().splitlines() if not line.startswith("#")]
+    own = [
+        line for line in lines if line.split("{")[0].split(" ")[0].removesuffix("_bucket") in (name, f"{name}_count")
+    ]
+    assert own
+    for value in values:
+        assert any(f'{label}="{value}"' in line for line in own)
+    if kind == "counter":
+        assert {line.split("{")[0].split(" ")[0] for line in own} == {name}
+    assert sum("_bucket" in line for line in own) == num_buckets * max(1, len(values))
+
+
+def test_M1_bucket_bounds() -> None:
+    lines = Metrics(INFO).text().decode().splitlines()
+    bounds = [
+        line.split('le="')[1].split('"')[0] for line in lines if line.startswith("tgi_request_input_length_bucket")
+    ]
+    assert bounds == [str(2 * k) for k in range(1, 101)] + ["+Inf"]
+    durations = [
+        float(line.split('le="')[1].split('"')[0]) for line in lines if line.startswith("tgi_request_duration_bucket")
+    ]
+    assert durations[:2] == pytest.approx([0.00015, 0.000225])
+    summary = [line for line in lines if line.startswith("tgi_request_skipped_tokens{")]
+    assert [line.split('"')[1] for line in summary] == ["0", "0.5", "0.9", "0.95", "0.99", "0.999", "1"]
+
+
+def test_a_steps_statistics() -> None:
+    metrics = Metrics(INFO)
+    metrics.on_step(
+        StepStats(
+            num_running=3,
+            num_waiting=2,
+            num_used_blocks=7,
+            num_total_blocks=9,
+            num_scheduled_tokens=20,
+            num_prefill_tokens=18,
+            num_prefill_sequences=1,
+            num_decode_sequences=2,
+            num_new_sequences=1,
+            num_cached_tokens=4,
+            num_queried_tokens=8,
+            num_preemptions=1,
+            num_running_tokens=300,
+            step_s=0.5,
+            forward_s=0.25,
+            sample_s=0.125,
+        )
+    )
+    metrics.on_step(StepStats(num_running=3, num_scheduled_tokens=3, num_decode_sequences=3, step_s=0.5))
+    metrics.on_step(StepStats())
+    lines = metrics.text().decode().splitlines()
+    for line in (
+        "tgi_queue_size 0",
+        "tgi_batch_current_size 0",
+        'tgi_batch_inference_count{method="prefill"} 1',
+        'tgi_batch_inference_success{method="decode"} 1',
+        'tgi_batch_inference_duration_sum{method="prefill"} 0.5',
+        'tgi_batch_forward_duration_sum{method="prefill"} 0.25',
+        'tgi_batch_decode_duration_sum{method="prefill"} 0.125',
+        'tgi_batch_concat{reason="chunking"} 1',
+        "tgi_batch_next_size_count 1",
+        "segue_prefix_cache_hit_tokens_total 4",
+        "segue_prefix_cache_queried_tokens_total 8",
+        "segue_preemptions_total 1",
+    ):
+        assert line in lines, line
+
+
+def test_the_gauges_are_the_last_steps() -> None:
+    metrics = Metrics(INFO)
+    metrics.on_step(
+        StepStats(num_running=3, num_waiting=2, num_used_blocks=7, num_total_blocks=9, num_running_tokens=5)
+    )
+    lines = metrics.text().decode().splitlines()
+    assert "tgi_queue_size 2" in lines
+    assert "tgi_batch_current_size 3" in lines
+    assert "tgi_batch_current_max_tokens 5" in lines
+    assert "segue_kv_blocks_used 7" in lines
+    assert "segue_kv_blocks 9" in lines
+    assert "tgi_batch_max_total_tokens 4096" in lines
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "count"),
+    [
+        ("/generate", {"inputs": "a"}, 1),
+        ("/generate_stream", {"inputs": "a"}, 1),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}, 2),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "stream": True}, 2),
+        ("/v1/completions", {"prompt": ["a", "b", "c"]}, 4),
+        ("/v1/completions", {"prompt": ["a", "b", "c"], "stream": True}, 4),
+        ("/chat_tokenize", {"messages": [{"role": "user", "content": "a"}]}, 1),
+        ("/tokenize", {"inputs": "a"}, 0),
+    ],
+)
+async def test_M1_requests_are_counted_as_tgi_does(serve: Serve, path: str, body: object, count: int) -> None:
+    app = serve()
+    assert (await app.post(path, body)).status_code == 200
+    assert await app.metric("tgi_request_count") == count
+    assert await app.metric("tgi_request_success") == len(app.engine.requests)
+
+
+async def test_M1_a_finished_request(serve: Serve) -> None:
+    app = serve()
+    await app.post("/generate", {"inputs": "abc", "parameters": {"max_new_tokens": 1500}})
+    assert await app.metric("tgi_request_input_length_sum") == 4
+    assert await app.metric("tgi_request_max_new_tokens_sum") == 1024
+    assert await app.metric("tgi_request_generated_tokens_sum") == 6
+    for name in (
+        "tgi_request_duration",
+        "tgi_request_validation_duration",
+        "tgi_request_queue_duration",
+        "tgi_request_inference_duration",
+        "tgi_request_mean_time_per_token_duration",
+        "segue_time_to_first_token_seconds",
+        "segue_time_per_output_token_seconds",
+    ):
+        assert await app.metric(f"{name}_count") == 1, name
+    assert await app.metric("tgi_request_skipped_tokens_count") == 6
+    assert await app.metric("tgi_request_skipped_tokens_sum") == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("/generate", {"inputs": ""}, "validation"),
+        ("/generate_stream", {"inputs": ""}, "validation"),
+        ("/generate", {"inputs": "fail"}, "generation"),
+        ("/generate_stream", {"inputs": "fail"}, "generation"),
+        ("/v1/chat/completions", {"messages": [{"role": "bad", "content": ""}]}, "template"),
+        ("/v1/completions", {"prompt": "a", "suffix": "b"}, "validation"),
+    ],
+)
+async def test_M1_failures_by_kind(serve: Serve, path: str, body: object, kind: str) -> None:
+    app = serve(script=fails("Server error: boom"))
+    await app.post(path, body)
+    assert await app.metric(f'tgi_request_failure{{err="{kind}"}}') == 1
+    assert await app.metric("tgi_request_success") == 0
