@@ -2,8 +2,9 @@
 
     python benchmarks/serve.py --model opt-125m --streams 1 4 16 --repeats 3
 
-Every token is its own server-sent event. The peer has no HTTP and no second process to share the cores with. The two take
-turns; the server is idle while the peer runs. Prints medians and ratios, appends them to benchmarks/results/serve.jsonl.
+Every token is its own server-sent event. The peer has no HTTP and no second process to share the cores with. The two
+take turns; the server is idle while the peer runs. Prints medians and ratios, and appends them to
+benchmarks/results/serve.jsonl.
 """
 
 import argparse
