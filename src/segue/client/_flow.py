@@ -370,8 +370,8 @@ class Exchange(Generic[R]):
         timeout, left = httpx.Timeout(self.options.timeout), self.time_left()
         if left is None:
             return timeout
-        limits = timeout.as_dict().values()
-        return httpx.Timeout(*(left if limit is None else min(limit, left) for limit in limits))
+        limits = timeout.as_dict().items()
+        return httpx.Timeout(**{phase: left if limit is None else min(limit, left) for phase, limit in limits})
 
     def _metadata(self, state: EndpointState, response: httpx.Response) -> ResponseMetadata:
         return ResponseMetadata(

@@ -122,7 +122,7 @@ class Options:
     session: str | None = None
     priority: int = 0
     request_id: str | None = None
-    timeout: Timeout = DEFAULT_TIMEOUT
+    timeout: Timeout = field(default_factory=lambda: DEFAULT_TIMEOUT)
     deadline: float | None = None
     queue_timeout: float | None = None
     max_retries: int | None = None
