@@ -1,7 +1,9 @@
 """The pool of KV blocks: one (k, v) pair of tensors a layer, allocated once."""
 
+import math
 from collections.abc import Sequence as Seq
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,13 +22,19 @@ def allocate(
 ) -> list[tuple[Tensor, Tensor]]:
     """[num_blocks, block_size, num_kv_heads, dim] each.
 
-    Zeroed: padding may be read, and 0 · NaN would spoil a sum. On CPU the kernel hands zeroed pages out when they are
-    first written, so that the pool costs memory only as it fills.
+    Zeroed: padding may be read, and 0 · NaN would spoil a sum.
     """
     return [
         (
-            torch.zeros(num_blocks, block_size, layer.num_kv_heads, layer.key_dim, dtype=dtype, device=device),
-            torch.zeros(num_blocks, block_size, layer.num_kv_heads, layer.value_dim, dtype=dtype, device=device),
+            _zeros((num_blocks, block_size, layer.num_kv_heads, layer.key_dim), dtype, device),
+            _zeros((num_blocks, block_size, layer.num_kv_heads, layer.value_dim), dtype, device),
         )
         for layer in layers
     ]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On CPU from calloc, which ``torch.zeros`` does not use: the pool then takes memory only as it fills."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
