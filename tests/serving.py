@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import httpx
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
+from segue.core.batch import ScheduledSequence
 from segue.core.config import ServeConfig
 from segue.core.output import EngineInfo, EngineStep, FinishReason, RequestOutput, StepStats, TokenOutput
 from segue.core.request import Request
@@ -258,3 +259,22 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+def echo(sequence: ScheduledSequence) -> int:
+    """For ``FakeRunner``: the prompt again, then EOS; a prompt that begins with "endless" is repeated for ever."""
+    start = 1 if sequence.history[0] == BOS else 0
+    prompt = sequence.history[start : sequence.num_prompt_tokens]
+    position = len(sequence.history) - sequence.num_prompt_tokens
+    if list(prompt[:7]) == ids_of("endless"):
+        return prompt[position % len(prompt)]
+    return prompt[position] if position < len(prompt) else EOS
+
+
+@dataclass
+class RunningServer:
+    """Where it is, and what its engine last reported."""
+
+    url: str
+    api_key: str
+    stats: StepStats = field(default_factory=StepStats)

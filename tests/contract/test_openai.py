@@ -1,0 +1,85 @@
+"""``openai``, as it is on PyPI, against a running server."""
+
+import openai
+import pytest
+from openai import AsyncOpenAI, OpenAI
+from serving import RunningServer
+
+MESSAGES = [{"role": "user", "content": "Good day"}]
+PROMPT = "<user>Good day<assistant>"
+
+
+@pytest.fixture
+def client(server: RunningServer) -> OpenAI:
+    return OpenAI(base_url=f"{server.url}/v1", api_key=server.api_key, max_retries=0)
+
+
+def test_Y3_chat(client: OpenAI) -> None:
+    reply = client.chat.completions.create(model="any-name", messages=MESSAGES)
+    assert reply.model == "any-name"
+    assert reply.choices[0].message.content == PROMPT
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == len(PROMPT) + 1
+
+
+def test_Y3_chat_logprobs(client: OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model="m", messages=MESSAGES, logprobs=True, top_logprobs=2, max_tokens=1, temperature=0
+    )
+    assert reply.choices[0].finish_reason == "length"
+    assert reply.choices[0].logprobs is not None
+    [token] = reply.choices[0].logprobs.content or []
+    assert (token.token, token.logprob, len(token.top_logprobs)) == ("<", -0.5, 2)
+
+
+def test_Y3_chat_stream(client: OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="m", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == PROMPT
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.prompt_tokens == len(PROMPT)
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+
+
+def test_Y3_the_streaming_helper_puts_the_chunks_together(client: OpenAI) -> None:
+    with client.chat.completions.stream(model="m", messages=MESSAGES) as stream:
+        text = "".join(event.delta for event in stream if event.type == "content.delta")
+        assert stream.get_final_completion().choices[0].message.content == text == PROMPT
+
+
+def test_Y3_completions(client: OpenAI) -> None:
+    reply = client.completions.create(model="m", prompt=["one", "three"])
+    assert [(choice.index, choice.text) for choice in reply.choices] == [(0, "one"), (1, "three")]
+
+
+def test_Y3_completions_stream(client: OpenAI) -> None:
+    texts = {0: "", 1: ""}
+    for chunk in client.completions.create(model="m", prompt=["one", "three"], stream=True, max_tokens=3):
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == {0: "one", 1: "thr"}
+
+
+def test_Y3_errors_become_the_clients_own(client: OpenAI, server: RunningServer) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        client.chat.completions.create(model="m", messages=MESSAGES, max_tokens=0)
+    assert caught.value.body == "Input validation error: `max_new_tokens` must be strictly positive"
+    with pytest.raises(openai.APIError, match="strictly positive"):
+        list(client.chat.completions.create(model="m", messages=MESSAGES, max_tokens=0, stream=True))
+    with pytest.raises(openai.AuthenticationError):
+        OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0).completions.create(model="m", prompt="a")
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+
+
+def test_Y3_models(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["test/model"]
+    assert client.models.retrieve("test/model").owned_by == "test/model"
+
+
+async def test_Y3_the_asynchronous_client(server: RunningServer) -> None:
+    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key=server.api_key) as client:
+        stream = await client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == PROMPT
