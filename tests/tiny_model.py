@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 __all__ = ["write_tiny_llama"]
 
+EOS = 257
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -23,14 +24,14 @@ CONFIG = {
     "hidden_act": "silu",
     "tie_word_embeddings": False,
     "bos_token_id": 256,
-    "eos_token_id": 257,
+    "eos_token_id": EOS,
     "dtype": "float32",
 }
 CHAT_TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
 
 def write_tiny_llama(folder: Path, *, seed: int = 0) -> Path:
-    """One token a byte. What it writes is noise, but the same noise every time."""
+    """One token a byte. What it writes is noise, but the same noise every time, and greedily it never ends."""
     (folder / "config.json").write_text(json.dumps(CONFIG))
     save_file(_weights(seed), folder / "model.safetensors")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -56,6 +57,7 @@ def _weights(seed: int) -> dict[str, torch.Tensor]:
         "lm_head.weight": random(260, 32),
         "model.norm.weight": torch.ones(32),
     }
+    weights["lm_head.weight"][EOS] = 0.0  # its logit is 0, and among 259 others some are above
     for layer in range(2):
         prefix = f"model.layers.{layer}."
         weights |= {

@@ -29,7 +29,7 @@ examples:
   curl 127.0.0.1:3000/generate -H 'Content-Type: application/json' \\
        -d '{"inputs": "Once upon a time", "parameters": {"max_new_tokens": 40}}'
 
-Each flag of a command is also an environment variable: --port is PORT. `segue serve --help` lists them all.
+Each flag of `segue serve` is also an environment variable: --port is PORT. `segue serve --help` lists them all.
 `text-generation-launcher` is the same server with the command line of Text Generation Inference.
 """
 _SERVE_HELP = """\

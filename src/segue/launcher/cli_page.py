@@ -16,7 +16,7 @@ Made by `python -m segue.launcher.cli_page`; a test compares.
 
 | command | does |
 |---|---|
-| `segue serve [MODEL]` | serves a folder in Hugging Face layout, a model of the Hub, or a sample; default: `sample-chat` |
+| `segue serve [MODEL]` | serves a folder in Hugging Face layout, a model of the Hub, or (default) `sample-chat` |
 | `segue generate "PROMPT"` | streams one generation of a running server to the terminal |
 | `segue chat` | talks with a running server |
 | `segue env` | prints the runtime environment, for bug reports |

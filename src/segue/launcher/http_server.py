@@ -14,8 +14,7 @@ __all__ = ["HTTPServer", "metrics_only"]
 class HTTPServer:
     """One application on one listener that is bound but does not listen yet."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, *, drain_s: int, has_lifespan: bool = True) -> None:
-        """``drain_s``: seconds that running requests get to end after ``stop``."""
+    def __init__(self, app: ASGIApp, listener: socket.socket, *, has_lifespan: bool = True) -> None:
         self._listener = listener
         self._server = _Server(
             uvicorn.Config(
@@ -28,13 +27,12 @@ class HTTPServer:
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=drain_s,
             )
         )
         self.started = self._server.has_started
 
     async def run(self) -> None:
-        """Until ``stop``, and then until running requests have ended or their time is over."""
+        """Until ``stop`` and the end of all running requests, or until ``force_stop``."""
         await self._server.serve(sockets=[self._listener])
 
     def stop(self) -> None:
@@ -42,7 +40,8 @@ class HTTPServer:
         self._server.should_exit = True
 
     def force_stop(self) -> None:
-        """Wait for nothing."""
+        """Wait for nobody."""
+        self._server.should_exit = True
         self._server.force_exit = True
 
 

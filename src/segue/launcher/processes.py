@@ -36,6 +36,9 @@ __all__ = ["EngineLostError", "PortError", "WebserverError", "bind", "load_text"
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+LAST_WORDS_S = 2.0
+"""For the error events of requests that are given up to reach their callers."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -73,7 +76,7 @@ class _Launcher:
         self._source = source
         self._listener = listener
         self._stop = asyncio.Event()
-        self._servers: list[HTTPServer] = []
+        self._hurry = asyncio.Event()
 
     async def run(self) -> None:
         self._listen_to_signals()
@@ -100,27 +103,39 @@ class _Launcher:
         from segue.launcher.http_server import HTTPServer, metrics_only
         from segue.server.app import build_app
 
-        config = self._config
         logger.info("Starting Webserver")
-        app = build_app(config, handle, model)
-        server = HTTPServer(app, self._listener, drain_s=config.graceful_termination_timeout)
-        self._servers.append(server)
-        metrics_listener = _bind_metrics(config)
+        app = build_app(self._config, handle, model)
+        servers = [HTTPServer(app, self._listener)]
+        metrics_listener = _bind_metrics(self._config)
         if metrics_listener is not None:
-            self._servers.append(HTTPServer(metrics_only(app), metrics_listener, drain_s=1, has_lifespan=False))
-        http = asyncio.create_task(_all_of([each.run() for each in self._servers]), name="http")
+            servers.append(HTTPServer(metrics_only(app), metrics_listener, has_lifespan=False))
+        http = asyncio.create_task(_all_of([each.run() for each in servers]), name="http")
         try:
-            if await self._until(server.started.wait(), engine, http):
+            if await self._until(_all_of([each.started.wait() for each in servers]), engine, http):
                 self._say_connected(handle)
                 # What lives now lives on: full collections need not walk it while tokens wait to be sent.
                 gc.collect()
                 gc.freeze()
                 await self._until(asyncio.Event().wait(), engine, http)
         finally:
-            logger.info("Shutting down: waiting for running requests")
-            for each in self._servers:
-                each.stop()
-            await http
+            await self._drain(handle, servers, http)
+
+    async def _drain(self, handle: RemoteEngine, servers: "list[HTTPServer]", http: "asyncio.Task[None]") -> None:
+        """Let nobody in, and running requests end. When their time is over, or a second signal comes, they fail."""
+        logger.info("Shutting down: waiting for running requests")
+        for server in servers:
+            server.stop()
+        hurry = asyncio.create_task(self._hurry.wait())
+        timeout_s = self._config.graceful_termination_timeout
+        await asyncio.wait((http, hurry), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not http.done():
+            logger.warning("Requests that are still running are given up")
+            await handle.close()
+            await asyncio.wait((http,), timeout=LAST_WORDS_S)
+        for server in servers:
+            server.force_stop()
+        await http
 
     async def _until(self, event: Coroutine[Any, Any, Any], engine: "asyncio.Task[None]", *others: Any) -> bool:
         """Wait for ``event``: True. False when a signal to stop comes first.
@@ -151,10 +166,7 @@ class _Launcher:
 
     def _hear_signal(self) -> None:
         """The first signal drains, the next one ends at once."""
-        if self._stop.is_set():
-            for server in self._servers:
-                server.force_stop()
-        self._stop.set()
+        (self._hurry if self._stop.is_set() else self._stop).set()
 
     def _say_connected(self, handle: RemoteEngine) -> None:
         info = handle.info
@@ -234,8 +246,8 @@ def _reachable(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-async def _all_of(runs: list[Coroutine[Any, Any, None]]) -> None:
-    await asyncio.gather(*runs)
+async def _all_of(coroutines: list[Coroutine[Any, Any, Any]]) -> None:
+    await asyncio.gather(*coroutines)
 
 
 class _Stop(Exception):
