@@ -71,7 +71,7 @@ def save_random_model(
     return model
 
 
-SCALES = ((1.5, 0.2), (0.7, 1.0), (3.0, 0.05), (0.7, 0.2), (3.0, 0.2), (3.0, 1.0), (0.3, 0.5))
+SCALES = ((1.5, 0.2), (3.0, 0.05), (0.7, 1.0), (0.7, 0.2), (3.0, 0.2), (3.0, 1.0), (0.3, 0.5))
 """(gain, embedding_std) to try: which of them makes a random model say many different tokens differs by family."""
 
 
