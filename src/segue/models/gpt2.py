@@ -8,6 +8,7 @@ from segue.layers.attention import Attention, ForwardContext, KVLayerSpec
 from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
 from segue.layers.norm import LayerNorm
+from segue.layers.stack import Stack
 from segue.models.base import Model
 from segue.models.config import HFConfig
 
@@ -68,7 +69,7 @@ class GPT2Model(nn.Module):
         hidden = config.integer("n_embd", 768)
         self.wte = Embedding(config.integer("vocab_size", 50257), hidden)
         self.wpe = Embedding(config.integer("n_positions", 1024), hidden)
-        self.h = nn.ModuleList(GPT2Layer(config, i) for i in range(config.integer("n_layer", 12)))
+        self.h = Stack(GPT2Layer(config, i) for i in range(config.integer("n_layer", 12)))
         self.ln_f = LayerNorm(hidden, config.number("layer_norm_epsilon", 1e-5))
 
     def forward(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> Tensor:
