@@ -10,6 +10,7 @@ from segue.layers.attention import Attention, ForwardContext, KVLayerSpec
 from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
 from segue.layers.norm import LayerNorm
+from segue.layers.stack import Stack
 from segue.models.base import Model
 from segue.models.config import HFConfig
 
@@ -74,7 +75,7 @@ class OPTDecoder(nn.Module):
         is_projected = embedded != hidden
         self.project_in = Linear(embedded, hidden, bias=False) if is_projected else None
         self.project_out = Linear(hidden, embedded, bias=False) if is_projected else None
-        self.layers = nn.ModuleList(OPTLayer(config, i) for i in range(config.integer("num_hidden_layers", 12)))
+        self.layers = Stack(OPTLayer(config, i) for i in range(config.integer("num_hidden_layers", 12)))
         has_norm = config.boolean("do_layer_norm_before", True) and not config.boolean(
             "_remove_final_layer_norm", False
         )
