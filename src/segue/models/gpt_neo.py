@@ -11,6 +11,7 @@ from segue.layers.attention import Attention, ForwardContext, KVLayerSpec
 from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
 from segue.layers.norm import LayerNorm
+from segue.layers.stack import Stack
 from segue.models.base import Model
 from segue.models.config import HFConfig
 
@@ -93,7 +94,7 @@ class GPTNeoModel(nn.Module):
         hidden = config.integer("hidden_size", 2048)
         self.wte = Embedding(config.integer("vocab_size", 50257), hidden)
         self.wpe = Embedding(config.integer("max_position_embeddings", 2048), hidden)
-        self.h = nn.ModuleList(GPTNeoLayer(config, i) for i in range(config.integer("num_layers", 24)))
+        self.h = Stack(GPTNeoLayer(config, i) for i in range(config.integer("num_layers", 24)))
         self.ln_f = LayerNorm(hidden, config.number("layer_norm_epsilon", 1e-5))
 
     def forward(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> Tensor:
