@@ -11,6 +11,7 @@ from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
 from segue.layers.norm import LayerNorm
 from segue.layers.rotary import Rotary, Rotation
+from segue.layers.stack import Stack
 from segue.models.base import Model
 from segue.models.config import HFConfig
 
@@ -71,7 +72,7 @@ class GPTNeoXModel(nn.Module):
         super().__init__()
         hidden = config.integer("hidden_size", 6144)
         self.embed_in = Embedding(config.integer("vocab_size", 50432), hidden)
-        self.layers = nn.ModuleList(GPTNeoXLayer(config, i) for i in range(config.integer("num_hidden_layers", 44)))
+        self.layers = Stack(GPTNeoXLayer(config, i) for i in range(config.integer("num_hidden_layers", 44)))
         self.final_layer_norm = LayerNorm(hidden, config.number("layer_norm_eps", 1e-5))
         head_dim = hidden // config.integer("num_attention_heads", 64)
         theta, share = config.number("rotary_emb_base", 10000.0), config.number("rotary_pct", 0.25)
