@@ -9,6 +9,7 @@ from segue.layers.attention import Attention, ForwardContext, KVLayerSpec
 from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
 from segue.layers.norm import LayerNorm
+from segue.layers.stack import Stack
 from segue.models.base import Model
 from segue.models.config import HFConfig
 
@@ -69,7 +70,7 @@ class BloomModel(nn.Module):
         hidden, eps = config.integer("hidden_size", 64), config.number("layer_norm_epsilon", 1e-5)
         self.word_embeddings = Embedding(config.integer("vocab_size", 250880), hidden)
         self.word_embeddings_layernorm = LayerNorm(hidden, eps)
-        self.h = nn.ModuleList(BloomLayer(config, i) for i in range(config.integer("n_layer", 2)))
+        self.h = Stack(BloomLayer(config, i) for i in range(config.integer("n_layer", 2)))
         self.ln_f = LayerNorm(hidden, eps)
 
     def forward(self, input_ids: Tensor, ctx: ForwardContext) -> Tensor:
