@@ -13,6 +13,7 @@ from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
 from segue.layers.norm import LayerNorm
 from segue.layers.rotary import Rotary, Rotation
+from segue.layers.stack import Stack
 from segue.models.base import Model
 from segue.models.config import HFConfig
 
@@ -103,7 +104,7 @@ class FalconModel(nn.Module):
         super().__init__()
         hidden = config.integer("hidden_size", 4544)
         self.word_embeddings = Embedding(config.integer("vocab_size", 65024), hidden)
-        self.h = nn.ModuleList(FalconLayer(config, i) for i in range(config.integer("num_hidden_layers", 32)))
+        self.h = Stack(FalconLayer(config, i) for i in range(config.integer("num_hidden_layers", 32)))
         self.ln_f = LayerNorm(hidden, config.number("layer_norm_epsilon", 1e-5))
         head_dim = hidden // config.integer("num_attention_heads", 71)
         self.rotary = None if config.boolean("alibi", False) else Rotary(config.rope(head_dim))
