@@ -17,6 +17,7 @@ from segue.layers.attention import ForwardContext, KVLayerSpec
 from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.norm import RMSNorm
 from segue.layers.rotary import RopeParams, Rotary, Rotation
+from segue.layers.stack import Stack
 from segue.models.base import Model
 from segue.models.config import HFConfig
 from segue.models.llama import GatedMLP, LlamaForCausalLM, SelfAttention, sliding_window_of
@@ -140,7 +141,7 @@ class GemmaModel(nn.Module):
         is_gemma3 = config.model_type == "gemma3_text"
         self.embed_tokens = Embedding(config.integer("vocab_size"), hidden)
         self.embed_scale = hidden**0.5
-        self.layers = nn.ModuleList(GemmaLayer(config, i) for i in range(config.integer("num_hidden_layers")))
+        self.layers = Stack(GemmaLayer(config, i) for i in range(config.integer("num_hidden_layers")))
         self.norm = RMSNorm(hidden, config.number("rms_norm_eps"), offset=1.0)
         theta = 1_000_000.0 if is_gemma3 else 10_000.0
         self.rotary = Rotary(config.rope(head_dim, theta=theta, layer_type="full_attention"))
