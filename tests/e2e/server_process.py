@@ -26,17 +26,8 @@ class ServerProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / f"server-{self.port}.log"
         self._errors = folder / f"server-{self.port}.err"
-        command = [sys.executable, "-m", "segue", "serve", *arguments, "--hostname", "127.0.0.1"]
-        command += [
-            "--port",
-            str(self.port),
-            "--prometheus-port",
-            str(self.port),
-            "--device",
-            "cpu",
-            "--num-threads",
-            "1",
-        ]
+        command = [sys.executable, "-m", "segue", "serve", "--hostname", "127.0.0.1", "--port", str(self.port)]
+        command += ["--prometheus-port", str(self.port), "--device", "cpu", "--num-threads", "1", *arguments]
         with self._log.open("w") as out, self._errors.open("w") as errors:
             self.process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment())
 
