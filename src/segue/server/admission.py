@@ -130,6 +130,8 @@ def check(rules: tuple[Rule, ...], parameters: GenerateParameters, limits: Limit
 class Ask:
     """One prompt with its parameters, whatever the dialect it came in."""
 
+    name: str
+    """TGI's name of the route's span, for the log."""
     inputs: str
     parameters: GenerateParameters
     add_special_tokens: bool = True
@@ -141,7 +143,7 @@ class Ask:
 class AdmittedRequest:
     """A request that passed. ``best_of`` sequences are made of it."""
 
-    inputs: str
+    ask: Ask
     input_ids: tuple[int, ...]
     """The prompt as the engine gets it, truncated; of an encoder-decoder model the encoder's input. Not empty."""
     sampling: SamplingParams
@@ -149,9 +151,8 @@ class AdmittedRequest:
     best_of: int
     wants_prefill: bool
     """``decoder_input_details``, and the server has them."""
-    received_time: float
     validated_time: float
-    """Both ``time.monotonic()``."""
+    """``time.monotonic()``."""
 
     def to_request(self, engine: EngineHandle) -> Request:
         """One sequence of it, under a new id and, where the caller gave none, with a seed of its own."""
@@ -163,7 +164,7 @@ class AdmittedRequest:
             encoder_token_ids=self.input_ids if info.is_encoder_decoder else None,
             sampling=replace(self.sampling, seed=seed),
             stop=self.stop,
-            arrival_time=self.received_time,
+            arrival_time=self.ask.received_time,
         )
 
 
@@ -220,7 +221,7 @@ class Admission:
         self._metrics.input_length.observe(len(input_ids))
         self._metrics.max_new_tokens.observe(min(max_new_tokens, _RESERVED_NEW_TOKENS))
         return AdmittedRequest(
-            inputs=inputs,
+            ask=ask,
             input_ids=tuple(input_ids),
             sampling=_sampling(
                 parameters, has_prompt_logprobs=self._has_prefill_logprobs and not info.is_encoder_decoder
@@ -228,7 +229,6 @@ class Admission:
             stop=StopCriteria(max_new_tokens=max_new_tokens, eos_token_ids=frozenset(info.eos_token_ids)),
             best_of=_best_of(parameters),
             wants_prefill=parameters.decoder_input_details and (self._has_prefill_logprobs or info.is_encoder_decoder),
-            received_time=ask.received_time,
             validated_time=time.monotonic(),
         )
 

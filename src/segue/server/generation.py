@@ -13,6 +13,7 @@ from segue.core.errors import IncompleteGenerationError, RequestError
 from segue.core.output import FinishReason, RequestOutput, TokenOutput
 from segue.server.admission import AdmittedRequest, Ask
 from segue.server.floats import shortest_f32
+from segue.server.journal import log_success
 from segue.server.state import Server
 from segue.text.detokenizer import IncrementalDetokenizer, generated_text
 from segue.text.stop_strings import StopMatcher
@@ -51,13 +52,13 @@ class Token(Struct, frozen=True, gc=False):
 
 
 class Timings(NamedTuple):
-    """How long a request took, in seconds."""
+    """How long a request took, in seconds, by TGI's names."""
 
-    total_s: float
-    validation_s: float
-    queue_s: float
-    inference_s: float
-    time_per_token_s: float
+    total_time: float
+    validation_time: float
+    queue_time: float
+    inference_time: float
+    time_per_token: float
 
 
 class Generation:
@@ -126,26 +127,28 @@ class Generation:
         admitted = self.admitted
         inference_s = self._end_time - self._scheduled_time
         return Timings(
-            total_s=self._end_time - admitted.received_time,
-            validation_s=admitted.validated_time - admitted.received_time,
-            queue_s=max(0.0, self._scheduled_time - admitted.validated_time),
-            inference_s=inference_s,
-            time_per_token_s=inference_s / len(self.tokens),
+            total_time=self._end_time - admitted.ask.received_time,
+            validation_time=admitted.validated_time - admitted.ask.received_time,
+            queue_time=max(0.0, self._scheduled_time - admitted.validated_time),
+            inference_time=inference_s,
+            time_per_token=inference_s / len(self.tokens),
         )
 
     def record_success(self) -> None:
-        """Into the metrics, once a request: of ``best_of`` sequences the best."""
+        """Into the metrics and the log, once a request: of ``best_of`` sequences the best."""
         metrics, timings, num_tokens = self._server.metrics, self.timings(), len(self.tokens)
         metrics.request_success.add()
-        metrics.request_duration.observe(timings.total_s)
-        metrics.validation_duration.observe(timings.validation_s)
-        metrics.queue_duration.observe(timings.queue_s)
-        metrics.inference_duration.observe(timings.inference_s)
-        metrics.time_per_token.observe(timings.time_per_token_s)
+        metrics.request_duration.observe(timings.total_time)
+        metrics.validation_duration.observe(timings.validation_time)
+        metrics.queue_duration.observe(timings.queue_time)
+        metrics.inference_duration.observe(timings.inference_time)
+        metrics.time_per_token.observe(timings.time_per_token)
         metrics.generated_tokens.observe(num_tokens)
-        metrics.time_to_first_token.observe(self._first_token_time - self.admitted.received_time)
+        metrics.time_to_first_token.observe(self._first_token_time - self.admitted.ask.received_time)
         if num_tokens > 1:
             metrics.time_per_output_token.observe((self._end_time - self._first_token_time) / (num_tokens - 1))
+        ask = self.admitted.ask
+        log_success(ask.name, ask.parameters, self.seed, timings._asdict())
 
     def _read(self, output: RequestOutput) -> list[Token]:
         if output.scheduled_time is not None:
@@ -212,7 +215,7 @@ async def generate(server: Server, ask: Ask) -> Answer:
         with server.admission.permits(ask.parameters, streaming=False):
             answer = await _best_of(server, await server.admission.admit(ask))
     except RequestError as error:
-        server.metrics.failure(error)
+        server.record_failure(ask.name, error)
         raise
     answer.best.record_success()
     return answer
@@ -241,13 +244,13 @@ def timing_headers(generation: Generation, compute_type: str) -> dict[str, str]:
     timings = generation.timings()
     return {
         "x-compute-type": compute_type,
-        "x-compute-time": repr(timings.total_s),
-        "x-compute-characters": str(len(generation.admitted.inputs)),
-        "x-total-time": _milliseconds(timings.total_s),
-        "x-validation-time": _milliseconds(timings.validation_s),
-        "x-queue-time": _milliseconds(timings.queue_s),
-        "x-inference-time": _milliseconds(timings.inference_s),
-        "x-time-per-token": _milliseconds(timings.time_per_token_s),
+        "x-compute-time": repr(timings.total_time),
+        "x-compute-characters": str(len(generation.admitted.ask.inputs)),
+        "x-total-time": _milliseconds(timings.total_time),
+        "x-validation-time": _milliseconds(timings.validation_time),
+        "x-queue-time": _milliseconds(timings.queue_time),
+        "x-inference-time": _milliseconds(timings.inference_time),
+        "x-time-per-token": _milliseconds(timings.time_per_token),
         "x-prompt-tokens": str(generation.num_inputs),
         "x-generated-tokens": str(len(generation.tokens)),
     }

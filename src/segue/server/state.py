@@ -8,8 +8,10 @@ from typing import TypeVar
 
 import segue
 from segue.core.config import ServeConfig
+from segue.core.errors import RequestError
 from segue.engine.handle import EngineHandle
 from segue.server.admission import Admission
+from segue.server.journal import log_failure
 from segue.server.metrics import Metrics
 from segue.text.chat_template import ChatTemplate
 from segue.text.tokenizer import Tokenizer, TokenSpan
@@ -63,6 +65,11 @@ class Server:
         """Tokens with their places, made in a thread. Raises ValidationError."""
         tokenizer = self.model.tokenizer
         return await self.in_thread(lambda: tokenizer.encode_with_offsets(text, add_special_tokens=add_special_tokens))
+
+    def record_failure(self, name: str, error: RequestError) -> None:
+        """Into the metrics and the log."""
+        self.metrics.failure(error)
+        log_failure(name, error)
 
     def start(self) -> None:
         """Begin to take the engine's statistics."""

@@ -202,7 +202,7 @@ async def stream_events(server: Server, ask: Ask, dialect: Dialect) -> AsyncGene
                         is_complete = True
                     yield dialect.render(generation, tokens)
     except RequestError as error:
-        metrics.failure(error)
+        server.record_failure(ask.name, error)
         yield dialect.error(IncompleteStreamError() if isinstance(error, IncompleteGenerationError) else error)
     except (asyncio.CancelledError, GeneratorExit):
         if not is_complete:

@@ -36,13 +36,14 @@ async def chat_completions(server: Server, request: Request) -> ASGIApp:
     server.metrics.request_count.add()
     try:
         ask = Ask(
+            name="chat_completions",
             inputs=await _prompt(server, body),
             parameters=_parameters(body),
             add_special_tokens=False,
             received_time=time.monotonic(),
         )
     except RequestError as error:
-        server.metrics.failure(error)
+        server.record_failure("chat_completions", error)
         raise
     model = body.model if body.model not in (None, "tgi") else server.model.model_id
     if body.stream:

@@ -49,11 +49,13 @@ async def completions(server: Server, request: Request) -> ASGIApp:
     try:
         prompts = _prompts(body, server.config.max_client_batch_size)
     except RequestError as error:
-        server.metrics.failure(error)
+        server.record_failure("completions", error)
         raise
     received_time = time.monotonic()
     parameters = _parameters(body)
-    asks = [Ask(inputs=prompt, parameters=parameters, received_time=received_time) for prompt in prompts]
+    asks = [
+        Ask(name="completions", inputs=prompt, parameters=parameters, received_time=received_time) for prompt in prompts
+    ]
     if body.stream:
         return _streamed(server, asks)
     work = all_or_none([generate(server, ask) for ask in asks])

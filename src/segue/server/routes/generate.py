@@ -43,7 +43,7 @@ async def compat_generate(server: Server, request: Request) -> ASGIApp:
 async def _at_once(
     server: Server, request: Request, body: GenerateRequest, *, default_full_text: bool, in_list: bool = False
 ) -> ASGIApp:
-    ask = Ask(inputs=body.inputs, parameters=body.parameters, received_time=time.monotonic())
+    ask = _ask("generate", body)
     answer = await unless_client_leaves(request.receive, run(server, ask), server.metrics.dropped)
     prefix = _prefix(body, default_full_text)
     reply: dict[str, Any] = {"generated_text": prefix + answer.best.text()}
@@ -56,12 +56,16 @@ async def _at_once(
 
 
 def _streamed(server: Server, body: GenerateRequest, *, default_full_text: bool) -> ASGIApp:
-    ask = Ask(inputs=body.inputs, parameters=body.parameters, received_time=time.monotonic())
+    ask = _ask("generate_stream", body)
     dialect = GenerateEvents(wants_details=body.parameters.details, prefix=_prefix(body, default_full_text))
     return EventStream(
         stream_events(server, ask, dialect),
         {"x-compute-type": server.compute_type, "x-compute-characters": str(len(body.inputs))},
     )
+
+
+def _ask(name: str, body: GenerateRequest) -> Ask:
+    return Ask(name=name, inputs=body.inputs, parameters=body.parameters, received_time=time.monotonic())
 
 
 def _prefix(body: GenerateRequest, default_full_text: bool) -> str:

@@ -1,0 +1,63 @@
+import logging
+from collections.abc import Callable
+
+import pytest
+from serving import Serving
+
+from segue.server.journal import _duration
+
+Serve = Callable[..., Serving]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(1.5, "1.5s"), (90.0, "90s"), (0.02025, "20.25ms"), (0.0000312, "31.2µs"), (0.0, "0µs"), (0.001, "1ms")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert _duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "body"),
+    [
+        ("/generate", "generate", {"inputs": "a", "parameters": {"top_k": 3}}),
+        ("/", "generate_stream", {"inputs": "a", "stream": True, "parameters": {"top_k": 3}}),
+    ],
+)
+async def test_L1_a_request_that_ends_well(
+    serve: Serve, caplog: pytest.LogCaptureFixture, path: str, name: str, body: object
+) -> None:
+    caplog.set_level(logging.INFO, "segue.server")
+    await serve().post(path, body)
+    [record] = [record for record in caplog.records if record.name.startswith("segue.server")]
+    assert (record.levelname, record.message) == ("INFO", "Success")
+    span = record.span  # type: ignore[attr-defined]
+    assert list(span) == [
+        "name",
+        "parameters",
+        "total_time",
+        "validation_time",
+        "queue_time",
+        "inference_time",
+        "time_per_token",
+        "seed",
+    ]
+    assert span["name"] == name
+    assert span["parameters"] == '{"top_k":3}'
+    assert isinstance(span["seed"], int)
+
+
+async def test_L1_a_request_that_fails(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "segue.server")
+    app = serve()
+    await app.post("/generate", {"inputs": ""})
+    await app.post("/v1/chat/completions", {"messages": [{"role": "bad", "content": ""}]})
+    first, second = (record for record in caplog.records if record.name.startswith("segue.server"))
+    assert (first.levelname, first.message) == ("ERROR", "Input validation error: `inputs` cannot be empty")
+    assert second.span == {"name": "chat_completions"}  # type: ignore[attr-defined]
+
+
+async def test_L1_the_prompt_is_not_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "segue")
+    await serve().post("/generate", {"inputs": "a secret"})
+    assert "a secret" not in str([vars(record) for record in caplog.records if record.name.startswith("segue")])
