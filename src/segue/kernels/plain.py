@@ -15,12 +15,21 @@ from torch import Tensor
 from segue.kernels import reference
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
 
-__all__ = ["paged_attention", "varlen_attention", "write_kv"]
+__all__ = ["paged_attention", "slots_of", "varlen_attention", "write_kv"]
 
 
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     k_cache.view(-1, *k_cache.shape[2:]).index_copy_(0, slot_mapping, k.to(k_cache.dtype))
     v_cache.view(-1, *v_cache.shape[2:]).index_copy_(0, slot_mapping, v.to(v_cache.dtype))
+
+
+def slots_of(cache: Tensor, blocks: slice | Tensor) -> Tensor:
+    """The slots of ``blocks`` (see ``AttentionMetadata.sequence_blocks``) in order: [num_slots, num_kv_heads, d].
+
+    ``index_select`` copies whole rows and took a third of the time of indexing.
+    """
+    chosen = cache[blocks] if isinstance(blocks, slice) else cache.index_select(0, blocks)
+    return chosen.flatten(0, 1)
 
 
 def paged_attention(
@@ -35,8 +44,8 @@ def paged_attention(
         start, end = meta.query_starts[i], meta.query_starts[i + 1]
         kv_len = meta.kv_lens[i]
         blocks = meta.sequence_blocks[i]
-        k = k_cache[blocks].flatten(0, 1)[:kv_len]
-        v = v_cache[blocks].flatten(0, 1)[:kv_len]
+        k = slots_of(k_cache, blocks)[:kv_len]
+        v = slots_of(v_cache, blocks)[:kv_len]
         out[start:end] = _one(q[start:end], k, v, spec, meta, kv_len - (end - start))
     return out
 
@@ -78,8 +87,8 @@ def _decode_each(
     for i in range(meta.num_decodes):
         kv_len, blocks = meta.kv_lens[i], meta.sequence_blocks[i]
         first = max(0, kv_len - spec.sliding_window) if spec.causal and spec.sliding_window is not None else 0
-        k = k_cache[blocks].flatten(0, 1)[first:kv_len]
-        v = v_cache[blocks].flatten(0, 1)[first:kv_len]
+        k = slots_of(k_cache, blocks)[first:kv_len]
+        v = slots_of(v_cache, blocks)[first:kv_len]
         visible = None if mask is None else mask[i : i + 1, :, :, first:kv_len]
         out[i] = _attend(q[None, i : i + 1], k[None], v[None], spec, visible)[0, 0]
 

@@ -8,6 +8,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from segue.kernels import ops
 from segue.kernels.metadata import AttentionMetadata
+from segue.kernels.plain import slots_of
 from segue.layers.attention import ForwardContext, KVLayerSpec
 
 __all__ = ["BlockCache", "RecordingCache", "cross_cache"]
@@ -93,5 +94,5 @@ def cross_cache(ctx: ForwardContext, sequence: int) -> Cache:
 
 def _gather(cache: Tensor, meta: AttentionMetadata, sequence: int) -> Tensor:
     """[1, num_kv_heads, kv_len, dim]."""
-    rows = cache[meta.sequence_blocks[sequence]].flatten(0, 1)[: meta.kv_lens[sequence]]
+    rows = slots_of(cache, meta.sequence_blocks[sequence])[: meta.kv_lens[sequence]]
     return rows.transpose(0, 1)[None]
