@@ -28,7 +28,7 @@ def head_dim_of(config: HFConfig) -> int:
 def sliding_window_of(config: HFConfig, layer: int) -> int | None:
     """The window of one layer, None where it sees everything."""
     window = config.optional_integer("sliding_window")
-    if window is None or config.values.get("use_sliding_window") is False:
+    if window is None or not config.boolean("use_sliding_window", not config.model_type.startswith("qwen")):
         return None
     layer_types = config.strings("layer_types")
     if layer_types is not None:
@@ -148,7 +148,7 @@ class LlamaForCausalLM(Model):
         num_kv_heads = config.integer("num_key_value_heads", config.integer("num_attention_heads"))
         spec = KVLayerSpec(num_kv_heads, head_dim_of(config), head_dim_of(config))
         self.kv_layers = [spec] * config.integer("num_hidden_layers")
-        self.max_positions = config.integer("max_position_embeddings", 2048)
+        self.max_positions = self.model.rotary.params.num_positions
         self.long_prompt_boundary = self.model.rotary.long_prompt_boundary
 
     def forward(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> Tensor:
