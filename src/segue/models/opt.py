@@ -105,6 +105,7 @@ class OPTModel(nn.Module):
 class OPTForCausalLM(Model):
     prefix = "model."
     packed: ClassVar = {"q_proj": ("qkv_proj", 0), "k_proj": ("qkv_proj", 1), "v_proj": ("qkv_proj", 2)}
+    ignored = ("decoder.version",)
 
     def __init__(self, config: HFConfig) -> None:
         super().__init__(config)
