@@ -94,6 +94,18 @@ def test_signals_drain(model: Path, tmp_path: Path, number: int) -> None:
         assert server.errors == ""
 
 
+def test_nohup(model: Path, tmp_path: Path) -> None:
+    """The demo leaves a server running in a terminal that will be closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with running(tmp_path, str(model)) as server:
+            server.process.send_signal(signal.SIGHUP)
+            assert httpx.get(f"{server.url}/health").status_code == 200
+            assert server.stop() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_draining_ends_at_the_timeout(model: Path, tmp_path: Path) -> None:
     with running(tmp_path, str(model), "-g", "0") as server:
         family = server.children()

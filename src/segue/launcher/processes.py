@@ -161,7 +161,7 @@ class _Launcher:
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
+        for number in _stop_signals():
             loop.add_signal_handler(number, self._hear_signal)
 
     def _hear_signal(self) -> None:
@@ -250,6 +250,11 @@ async def _all_of(coroutines: list[Coroutine[Any, Any, Any]]) -> None:
     await asyncio.gather(*coroutines)
 
 
+def _stop_signals() -> list[signal.Signals]:
+    """``nohup`` has hang-ups ignored, and means it."""
+    return [n for n in STOP_SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+
+
 class _Stop(Exception):
     """A signal to stop came before there was an event loop to hear it."""
 
@@ -261,7 +266,7 @@ def _stoppable() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Stop
 
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, stop) for number in _stop_signals()}
     try:
         yield
     finally:
