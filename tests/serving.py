@@ -271,10 +271,16 @@ def echo(sequence: ScheduledSequence) -> int:
     return prompt[position] if position < len(prompt) else EOS
 
 
+def is_boom(sequence: ScheduledSequence) -> bool:
+    """For ``FakeRunner``: prompts that begin with "boom" fail."""
+    return list(sequence.history[1:5]) == ids_of("boom")
+
+
 @dataclass
 class RunningServer:
     """Where it is, and what its engine last reported."""
 
     url: str
     api_key: str
+    max_concurrent_requests: int
     stats: StepStats = field(default_factory=StepStats)

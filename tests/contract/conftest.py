@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import uvicorn
 from fakes import FakeRunner
-from serving import CHAT_TEMPLATE, INFO, RunningServer, byte_tokenizer, echo
+from serving import CHAT_TEMPLATE, INFO, RunningServer, byte_tokenizer, echo, is_boom
 
 from segue.core.config import ServeConfig
 from segue.engine.config import EngineConfig
@@ -21,6 +21,7 @@ from segue.text.chat_template import ChatTemplate
 
 _CONFIG = EngineConfig(num_blocks=256, block_size=16)
 API_KEY = "contract-key"
+MAX_CONCURRENT_REQUESTS = 8
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +34,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         chat_template=ChatTemplate(CHAT_TEMPLATE, bos_token="<s>", eos_token="</s>"),
     )
     listener = socket.create_server(("127.0.0.1", 0))
-    with LocalEngine(Engine(_CONFIG, FakeRunner(next_token=echo)), info) as engine:
-        app = build_app(ServeConfig(api_key=API_KEY, max_concurrent_requests=8), engine, model)
-        running = RunningServer(f"http://127.0.0.1:{listener.getsockname()[1]}", API_KEY)
+    with LocalEngine(Engine(_CONFIG, FakeRunner(next_token=echo, fails=is_boom)), info) as engine:
+        app = build_app(ServeConfig(api_key=API_KEY, max_concurrent_requests=MAX_CONCURRENT_REQUESTS), engine, model)
+        running = RunningServer(f"http://127.0.0.1:{listener.getsockname()[1]}", API_KEY, MAX_CONCURRENT_REQUESTS)
         engine.on_step.append(lambda stats: setattr(running, "stats", stats))
         http = uvicorn.Server(uvicorn.Config(app, http="httptools", log_config=None, access_log=False, lifespan="on"))
         thread = threading.Thread(target=lambda: asyncio.run(http.serve(sockets=[listener])), daemon=True)

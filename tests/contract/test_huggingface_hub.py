@@ -1,8 +1,10 @@
 """``huggingface_hub.InferenceClient``, as it is on PyPI, against a running server."""
 
+import asyncio
+
 import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient
-from huggingface_hub.errors import HfHubHTTPError, ValidationError
+from huggingface_hub.errors import GenerationError, HfHubHTTPError, OverloadedError, ValidationError
 from serving import RunningServer
 
 MESSAGES = [{"role": "user", "content": "Good day"}]
@@ -59,6 +61,25 @@ def test_Y2_errors_become_the_clients_own(client: InferenceClient) -> None:
         client.text_generation("hello", temperature=-1.0)
     with pytest.raises(ValidationError, match="strictly positive"):
         list(client.text_generation("hello", temperature=-1.0, stream=True, details=True))
+    with pytest.raises(GenerationError, match="Request failed during generation: the fake device failed"):
+        client.text_generation("boom")
+    with pytest.raises(GenerationError):
+        list(client.text_generation("boom", stream=True))
+
+
+async def test_Y2_Q1_overload_becomes_the_clients_own(server: RunningServer) -> None:
+    async with AsyncInferenceClient(model=server.url, token=server.api_key) as client:
+        streams = [await client.text_generation("endless", stream=True) for _ in range(server.max_concurrent_requests)]
+        for stream in streams:
+            await anext(stream)
+        with pytest.raises(OverloadedError, match="Model is overloaded"):
+            await client.text_generation("hello")
+        for stream in streams:
+            await stream.aclose()
+        async with asyncio.timeout(20):
+            while server.stats.num_running:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await client.text_generation("hello", return_full_text=False) == "hello"
 
 
 def test_Y2_chat(client: InferenceClient) -> None:
