@@ -316,12 +316,11 @@ class Exchange(Generic[R]):
 
     def _after_failure(self, visit: Visit, error: TGIError) -> Flow[Visit]:
         """The visit to go on with; raises ``error`` if that is the end."""
-        visit.end_attempt(error)
         retries = max(0, self._attempts - 1)
         policy = self._policy(visit.state)
-        asked_s = error.retry_after_s if isinstance(error, APIStatusError) else None
-        if asked_s is not None and asked_s <= policy.max_retry_after:
-            visit.pause_endpoint(asked_s)
+        asked_s = error.retry_after_s if isinstance(error, APIStatusError) and policy.wants(error, -1) else None
+        is_too_long = asked_s is not None and asked_s > policy.max_retry_after
+        visit.end_attempt(error, None if is_too_long else asked_s)
         is_down = isinstance(error, CircuitOpenError)
         if not (is_down or policy.wants(error, retries)):
             raise error
@@ -330,7 +329,7 @@ class Exchange(Generic[R]):
         if elsewhere:
             visit.fail(error, is_failover=True)
             return self._enter()
-        if is_down or (asked_s is not None and asked_s > policy.max_retry_after):
+        if is_down or is_too_long:
             raise error
         self._tried.clear()
         delay_s = policy.delay(error, retries)

@@ -234,8 +234,11 @@ class Visit:
             state.counters.streams += 1
             state.counters.first_token.add(state.clock() - self._attempt_began)
 
-    def end_attempt(self, error: TGIError) -> None:
-        """If an attempt failed, not the waiting: tell the breaker, give the slot back, keep the place."""
+    def end_attempt(self, error: TGIError, pause_s: float | None) -> None:
+        """If an attempt failed, not the waiting: tell the breaker, give the slot back, keep the place.
+
+        With ``pause_s`` the server asked to be left alone: nobody gets a slot here for that long.
+        """
         state = self._state
         now = state.clock()
         with state.guard:
@@ -244,14 +247,9 @@ class Visit:
             self._judge(error, now)
             if isinstance(error, APIStatusError) and error.status_code == 429:
                 state.counters.rate_limited += 1
+            if pause_s is not None:  # before the slot is free, or the next in the line would have it
+                state.limiter.pause(now + pause_s, now)
             state.limiter.step_aside(self._place, now)
-
-    def pause_endpoint(self, seconds: float) -> None:
-        """The server asked to be left alone: nobody gets a slot here for that long."""
-        state = self._state
-        now = state.clock()
-        with state.guard:
-            state.limiter.pause(now + seconds, now)
 
     def rejoin(self, new_signal: Callable[[], Signal]) -> None:
         state = self._state

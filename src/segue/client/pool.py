@@ -94,7 +94,7 @@ class EndpointPool:
             self._last_chosen.pop(id, None)
             self._credit.pop(id, None)
 
-    def update(self, id: str, **changes: Any) -> Endpoint:
+    def update(self, id: str, /, **changes: Any) -> Endpoint:
         """Change settings of an endpoint; requests in its line keep their places. Raises KeyError, TypeError."""
         state = self._known(id)
         if "id" in changes:
