@@ -19,7 +19,7 @@ from segue.protocol import openai, tgi
 from segue.server.openapi import openapi_document
 from segue.server.operations import Endpoint, Operation
 from segue.server.replies import empty_reply
-from segue.server.routes import chat, completions, docs, generate, status, tokenize
+from segue.server.routes import chat, completions, generate, pages, status, tokenize
 from segue.server.state import ServedModel, Server
 
 __all__ = ["OPERATIONS", "PAGES", "build_app"]
@@ -113,7 +113,7 @@ OPERATIONS = (
     Operation("GET", "/info", status.info, "The model and the limits", reply=tgi.Info, operation_id="get_model_info"),
     Operation("GET", "/health", status.health, "200 when requests can be answered", errors=(503,)),
     Operation("GET", "/ping", status.health, "As /health", errors=(503,), operation_id="ping"),
-    Operation("GET", "/", status.health, "As /health", errors=(503,), operation_id="root_health"),
+    Operation("GET", "/", pages.root, "As /health; in a browser, a page to talk with the model", errors=(503,)),
     Operation("GET", "/metrics", status.metrics, "Metrics for Prometheus", text=True),
 )
 
@@ -130,8 +130,8 @@ async def api_document(server: Server, request: Request) -> ASGIApp:
 
 PAGES = (
     Operation("GET", "/api-doc/openapi.json", api_document, "The OpenAPI document"),
-    Operation("GET", "/docs", docs.page, "A page to read and try the API"),
-    Operation("GET", "/docs/", docs.page, "A page to read and try the API"),
+    Operation("GET", "/docs", pages.docs, "A page to read and try the API"),
+    Operation("GET", "/docs/", pages.docs, "A page to read and try the API"),
 )
 """Not part of the OpenAPI document."""
 
