@@ -99,7 +99,7 @@ async def test_H2_preflight(serve: Serve) -> None:
     headers = {
         "origin": "http://a.example",
         "access-control-request-method": "POST",
-        "access-control-request-headers": "content-type,authorization",
+        "access-control-request-headers": "content-type,authorization,x-stainless-os",
     }
     reply = await call(serve(api_key="secret"), "OPTIONS", "/generate", headers=headers)
     assert reply.status_code == 200
@@ -107,7 +107,7 @@ async def test_H2_preflight(serve: Serve) -> None:
     assert allowed["access-control-allow-origin"] == "*"
     assert {each.strip() for each in allowed["access-control-allow-methods"].split(",")} == {"GET", "POST"}
     names = {each.strip().lower() for each in allowed["access-control-allow-headers"].split(",")}
-    assert {"content-type", "authorization"} <= names
+    assert {"content-type", "authorization", "x-stainless-os"} <= names
 
 
 async def test_H2_a_list_of_origins(serve: Serve) -> None:

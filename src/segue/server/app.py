@@ -157,8 +157,8 @@ def build_app(config: ServeConfig, engine: EngineHandle, model: ServedModel) -> 
                 CORSMiddleware,
                 allow_origins=config.cors_allow_origin or ("*",),
                 allow_methods=("GET", "POST"),
-                # TGI allows content-type alone, with which no browser can send an API key.
-                allow_headers=("content-type", "authorization"),
+                # TGI allows content-type alone, with which no browser can send an API key or use OpenAI's library.
+                allow_headers=("*",),
             )
         ],
     )
