@@ -1,6 +1,5 @@
 """The calls that TGI knows, built from the arguments of the client's methods. No I/O."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -124,7 +123,7 @@ def raw(method: str, path: str, body: Any) -> Call[RawResponse]:
 
 def _raw_response(content: bytes, response: ResponseMetadata) -> RawResponse:
     try:
-        body = json.loads(content)
+        body = _parse.loads(content)
     except ValueError:
         body = None
     return RawResponse(content, body, response)

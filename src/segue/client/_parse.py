@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
+from pydantic_core import from_json
+
 from segue.client.types import (
     BestOfSequence,
     ChatChoice,
@@ -46,15 +48,27 @@ __all__ = [
     "completion",
     "completion_chunk",
     "generate_result",
+    "generate_usage",
+    "loads",
+    "model",
     "model_list",
     "server_info",
     "stream_event",
     "tokenization",
+    "usage",
 ]
 
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 Json: TypeAlias = Any
+
+
+def loads(content: bytes) -> Json:
+    """Raises ValueError. Takes a quarter of ``json.loads``'s time, which was half of an event's: benchmarks/client.py."""
+    try:
+        return from_json(content)
+    except ValueError:
+        return json.loads(content)  # takes lone surrogates, and names line and column of what is wrong
 
 
 def generate_result(body: Json, response: ResponseMetadata) -> GenerateResult:

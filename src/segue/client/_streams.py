@@ -1,6 +1,5 @@
 """A stream's bytes → events → one result. No I/O."""
 
-import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -137,13 +136,13 @@ class StreamReader(Generic[E, R]):
         self.failure = error
 
     def _take(self, payloads: list[bytes]) -> None:
-        parse, add, append = self.format.parse, self.assembler.add, self.events.append
+        loads, parse, add, append = _parse.loads, self.format.parse, self.assembler.add, self.events.append
         for payload in payloads:
             if payload == b"[DONE]":
                 return self._end("the stream ended before its final event")
             response = self._response or self.response
             try:
-                body = json.loads(payload)
+                body = loads(payload)
                 if "error" in body and body["error"] is not None:
                     return self._refuse(event_error(body, response, self._secrets))
                 event = parse(body, response)

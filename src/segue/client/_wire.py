@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
+from segue.client import _parse
 from segue.client._failures import ErrorAnswer
 from segue.client._streams import StreamFormat
 from segue.client.endpoint import EndpointState
@@ -79,7 +80,7 @@ def json_answer(parse: Callable[[Any, ResponseMetadata], R]) -> Callable[[bytes,
     """``parse`` of a JSON body. Raises ErrorAnswer, and what ``_parse.UNREADABLE`` lists."""
 
     def parse_content(content: bytes, response: ResponseMetadata) -> R:
-        body = json.loads(content)
+        body = _parse.loads(content)
         if isinstance(body, dict) and body.get("error") is not None:
             raise ErrorAnswer(body)
         return parse(body, response)
