@@ -5,6 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -130,17 +131,13 @@ class Container:
         """
         if self._has_ended():
             self.stop()
-        if self._record is None:
+        is_new = self._record is None
+        if is_new:
             self._make_room()
-            labels = Labels(model_id=self.spec.model_id, is_kept=self._keep, owner=owner_of_this_process())
-            if not self._keep:
-                atexit.register(self._end_with_interpreter)
-            try:
-                self._record = self._runtime.start(self.spec, labels, self._secrets)
-            except BaseException:
-                atexit.unregister(self._end_with_interpreter)
-                raise
+            self._runtime.prepare(self.spec)
         try:
+            if is_new:
+                self._create()
             if wait:
                 self.wait_ready(timeout)
         except BaseException:
@@ -218,7 +215,10 @@ class Container:
             self.close()
 
     def _end_with_interpreter(self) -> None:
-        self.stop(grace=_ABORT_GRACE_S)
+        try:
+            self.stop(grace=_ABORT_GRACE_S)
+        except ContainerError as error:
+            logger.warning("'%s' may still be running: %s", self.name, error)
 
     def _id(self) -> str:
         if self._record is None:
@@ -241,6 +241,18 @@ class Container:
             )
         logger.info("Removing what was left of '%s'", self.name)
         self._runtime.remove(existing.id)
+
+    def _create(self) -> None:
+        """In a thread of its own, where no Ctrl-C can cut it in two: what has been made is known, and so removed."""
+        labels = Labels(model_id=self.spec.model_id, is_kept=self._keep, owner=owner_of_this_process())
+
+        def create() -> None:
+            self._record = self._runtime.start(self.spec, labels, self._secrets)
+
+        if not self._keep:
+            atexit.register(self._end_with_interpreter)
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(create).result()
 
     def _check_running(self) -> None:
         state = self._runtime.state(self._id())

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 from segue.containers.errors import ContainerError
@@ -32,10 +32,26 @@ class DockerRuntime:
         self._docker = _library()
         self._client = self._connect(base_url)
 
+    def prepare(self, spec: ContainerSpec) -> None:
+        errors = self._docker.errors
+        with self._reaching(), contextlib.suppress(errors.NotFound):
+            self._client.images.get(spec.image)
+            return
+        logger.info("Pulling %s", spec.image)
+        repository, tag = self._docker.utils.parse_repository_tag(spec.image)
+        try:
+            # Unlike ``images.pull``, this tells what went wrong.
+            for progress in self._client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
+                if "error" in progress:
+                    raise _pull_error(spec.image, progress["error"])
+        except errors.APIError as error:
+            raise _pull_error(spec.image, error.explanation or error) from error
+        except OSError as error:
+            raise _no_engine(error) from error
+
     def start(self, spec: ContainerSpec, labels: Labels, secrets: Mapping[str, str]) -> Record:
         if spec.network == "host":
             spec, labels = self._on_host(spec, labels)
-        self._make_sure_of_image(spec.image)
         container = None
         try:
             with self._explained(spec):
@@ -54,7 +70,8 @@ class DockerRuntime:
         return self._record(container) if container is not None and container.name == name else None
 
     def records(self) -> list[Record]:
-        found = self._client.containers.list(all=True, filters={"label": OURS}, ignore_removed=True)
+        with self._reaching():
+            found = self._client.containers.list(all=True, filters={"label": OURS}, ignore_removed=True)
         return sorted((self._record(container) for container in found), key=lambda record: record.name)
 
     def state(self, id: str) -> RunState | None:
@@ -70,7 +87,8 @@ class DockerRuntime:
         container = self._get(id)
         if container is None:
             return ""
-        output: bytes = container.logs(tail=num_lines)
+        with self._reaching():
+            output: bytes = container.logs(tail=num_lines)
         return output.decode("utf-8", "replace")
 
     def wait(self, id: str, seconds: float) -> None:
@@ -79,13 +97,13 @@ class DockerRuntime:
     def stop(self, id: str, grace_s: float) -> None:
         container = self._get(id)
         if container is not None and container.status in _RUNNING:
-            with contextlib.suppress(self._docker.errors.NotFound):
+            with self._reaching(), contextlib.suppress(self._docker.errors.NotFound):
                 container.stop(timeout=round(grace_s))
 
     def remove(self, id: str) -> None:
         container = self._get(id)
         if container is not None:
-            with contextlib.suppress(self._docker.errors.NotFound):
+            with self._reaching(), contextlib.suppress(self._docker.errors.NotFound):
                 container.remove(force=True, v=True)
 
     def close(self) -> None:
@@ -100,17 +118,26 @@ class DockerRuntime:
             if context is None:
                 return self._docker.DockerClient(base_url=base_url, version="auto")
             return self._docker.DockerClient(base_url=context.Host, tls=context.TLSConfig or False, version="auto")
-        except Exception as error:  # the library passes on whatever its HTTP library raises
-            raise ContainerError(
-                "docker_missing",
-                f"no Docker engine answers ({error}); start one, point DOCKER_HOST at one, or use the process runtime",
-            ) from error
+        except (self._docker.errors.DockerException, OSError, ValueError) as error:  # ValueError: an odd DOCKER_HOST
+            raise _no_engine(error) from error
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Our errors instead of the library's, but for NotFound, which often is an answer."""
+        errors = self._docker.errors
+        try:
+            yield
+        except errors.NotFound:
+            raise
+        except errors.APIError as error:
+            raise ContainerError("refused", f"the engine says: {error.explanation or error}") from error
+        except OSError as error:  # what the HTTP library below raises
+            raise _no_engine(error) from error
 
     def _get(self, name_or_id: str) -> Any:
-        try:
+        with self._reaching(), contextlib.suppress(self._docker.errors.NotFound):
             return self._client.containers.get(name_or_id)
-        except self._docker.errors.NotFound:
-            return None
+        return None
 
     def _record(self, container: Any) -> Record:
         labels = Labels.from_mapping(container.labels)
@@ -150,31 +177,18 @@ class DockerRuntime:
             raise ContainerError("refused", "on the network of another machine a port has to be given")
         return spec, replace(labels, port=spec.port)
 
-    def _make_sure_of_image(self, image: str) -> None:
-        """Raises ContainerError(pull)."""
-        errors = self._docker.errors
-        try:
-            self._client.images.get(image)
-            return
-        except errors.ImageNotFound:
-            logger.info("Pulling %s", image)
-        try:
-            repository, tag = self._docker.utils.parse_repository_tag(image)
-            # Unlike ``images.pull``, this tells what went wrong.
-            for progress in self._client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
-                if "error" in progress:
-                    raise _pull_error(image, progress["error"])
-        except errors.APIError as error:
-            raise _pull_error(image, error.explanation or error) from error
-
     @contextlib.contextmanager
     def _explained(self, spec: ContainerSpec) -> Iterator[None]:
+        """As ``_reaching``, for the creation of a container."""
+        errors = self._docker.errors
         try:
             yield
-        except self._docker.errors.ImageNotFound as error:  # removed since it was looked for
+        except errors.ImageNotFound as error:  # removed since it was looked for
             raise _pull_error(spec.image, error.explanation) from error
-        except self._docker.errors.APIError as error:
-            _refuse(spec, str(error.explanation or error), error)
+        except errors.APIError as error:
+            raise _refusal(spec, str(error.explanation or error)) from error
+        except OSError as error:
+            raise _no_engine(error) from error
 
 
 def create_arguments(spec: ContainerSpec, labels: Labels, secrets: Mapping[str, str]) -> dict[str, Any]:
@@ -215,17 +229,24 @@ def _device_requests(gpus: Gpus, devices: tuple[str, ...]) -> list[dict[str, Any
     return requests
 
 
-def _refuse(spec: ContainerSpec, reason: str, cause: Exception) -> NoReturn:
+def _refusal(spec: ContainerSpec, reason: str) -> ContainerError:
     lowered = reason.lower()
     if any(words in lowered for words in _PORT_TAKEN):
-        raise ContainerError("port_in_use", f"port {spec.port} is in use by another program: {reason}") from cause
+        return ContainerError("port_in_use", f"port {spec.port} is in use by another program: {reason}")
     if any(words in lowered for words in _NAME_TAKEN):
-        raise ContainerError("name_conflict", f"there is a container named '{spec.name}' already") from cause
-    raise ContainerError("refused", f"the engine does not start '{spec.name}': {reason}") from cause
+        return ContainerError("name_conflict", f"there is a container named '{spec.name}' already")
+    return ContainerError("refused", f"the engine does not start '{spec.name}': {reason}")
 
 
 def _pull_error(image: str, reason: object) -> ContainerError:
     return ContainerError("pull", f"the image '{image}' is not here, and cannot be pulled: {reason}")
+
+
+def _no_engine(reason: object) -> ContainerError:
+    return ContainerError(
+        "docker_missing",
+        f"no Docker engine answers ({reason}); start one, name one in DOCKER_HOST, or use the process runtime",
+    )
 
 
 def _library() -> Any:

@@ -63,6 +63,9 @@ class ProcessRuntime:
         self._folder = folder or cache_folder() / "processes"
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
+    def prepare(self, spec: ContainerSpec) -> None:
+        pass
+
     def start(self, spec: ContainerSpec, labels: Labels, secrets: Mapping[str, str]) -> Record:
         ignored = [name for name in _CONTAINERS_ONLY if getattr(spec, name)]
         if ignored:

@@ -83,6 +83,9 @@ class Record:
 class Runtime(Protocol):
     """Every method raises ContainerError(docker_missing) when the engine is not there."""
 
+    def prepare(self, spec: ContainerSpec) -> None:
+        """Whatever may take long: get the image. Raises ContainerError(pull)."""
+
     def start(self, spec: ContainerSpec, labels: Labels, secrets: Mapping[str, str]) -> Record:
         """Start it and return at once. Raises ContainerError, and then leaves nothing behind."""
 
