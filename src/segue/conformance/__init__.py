@@ -1,0 +1,1 @@
+"""Checks of any TGI endpoint, and of the client with it: ``segue check``."""
