@@ -11,7 +11,7 @@ from segue._version import __version__
 
 __all__ = ["environment_report"]
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "uvicorn", "fastapi")
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "uvicorn", "starlette")
 
 
 def environment_report() -> str:

@@ -2,14 +2,13 @@
 
 import json
 import logging
+import pickle
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from segue.core.errors import ConfigError
@@ -89,17 +88,23 @@ def load_weights(
 
 
 def _read(file: Path) -> Iterator[tuple[str, Tensor]]:
-    if file.suffix == ".safetensors":
-        with ExitStack() as stack:
-            handle: Any = stack.enter_context(safe_open(file, framework="pt"))
-            for name in handle.keys():  # noqa: SIM118 - not a dict
-                yield name, handle.get_tensor(name)
-        return
+    """The tensors of one file. Raises ConfigError when it is damaged, or holds pickled code."""
     try:
-        tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as handle:
+                for name in handle.keys():  # noqa: SIM118 - not a dict
+                    yield name, handle.get_tensor(name)
+        else:
+            yield from _read_bin(file).items()
+    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
+        raise ConfigError(f"{file} cannot be read, is it damaged? {error}") from error
+
+
+def _read_bin(file: Path) -> dict[str, Tensor]:
+    try:
+        return dict(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
     except RuntimeError:  # the format before PyTorch 1.6 cannot be mapped
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    yield from tensors.items()
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
 
 
 def _renamed(model: Model, name: str) -> str:

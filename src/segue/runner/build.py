@@ -188,12 +188,15 @@ def _with_rope_overrides(config: HFConfig, runner: RunnerConfig) -> HFConfig:
     """TGI's ``--rope-scaling`` and ``--rope-factor`` take the place of config.json's scaling (spec 9.5)."""
     if runner.rope_scaling is None and runner.rope_factor is None:
         return config
-    scaling: dict[str, Any] = {"rope_type": runner.rope_scaling or "linear", "factor": runner.rope_factor or 1.0}
-    stored = config.values.get("rope_parameters")
-    if isinstance(stored, Mapping) and "rope_theta" in stored:
-        scaling["rope_theta"] = stored["rope_theta"]
-    values = {k: v for k, v in config.values.items() if k not in ("rope_parameters", "rope_scaling")}
-    return HFConfig({**values, "rope_scaling": scaling})
+    scaling = {"rope_type": runner.rope_scaling or "linear", "factor": runner.rope_factor or 1.0}
+
+    def override(stored: Mapping[str, Any]) -> dict[str, Any]:
+        if any(isinstance(value, Mapping) for value in stored.values()):  # one set a kind of layer (Gemma 3)
+            return {key: override(value) if isinstance(value, Mapping) else value for key, value in stored.items()}
+        return {key: stored[key] for key in ("rope_theta", "partial_rotary_factor") if key in stored} | scaling
+
+    values = {key: value for key, value in config.values.items() if key != "rope_scaling"}
+    return HFConfig({**values, "rope_parameters": override(config.values.get("rope_parameters") or {})})
 
 
 def _facts(
