@@ -519,3 +519,41 @@ def test_both_clients_have_the_same_methods() -> None:
         return {name for name in dir(kind) if not name.startswith("_")}
 
     assert public(Client) == public(AsyncClient)
+
+
+@pytest.mark.parametrize("path", ["/generate_stream", "/v1/chat/completions"])
+def test_raw_streams(server: TgiServer, make_client: MakeClient, path: str) -> None:
+    client = make_client("http://127.0.0.1:9")
+    body = {"inputs": "x", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    stream = client.stream_request("POST", server.url + path, json=body)
+    assert "".join(stream.text_deltas()) == text(3)
+    assert all(isinstance(event, dict) for event in stream.final())
+    assert client.stats().successful_requests == 1
+
+
+@pytest.mark.parametrize(
+    ("pieces", "cut", "is_whole"),
+    [
+        (sse([{"n": 1}, {"n": 2}]), False, True),
+        (sse([{"n": 1}, {"n": 2}]), True, False),
+        (sse(events("x", {}))[:2], False, False),
+        (sse([{"n": 1}, {"n": 2}], done=True), False, True),
+    ],
+    ids=["ended", "cut", "no final token", "done"],
+)
+def test_raw_streams_that_end_otherwise(
+    server: TgiServer, make_client: MakeClient, pieces: tuple[bytes, ...], cut: bool, is_whole: bool
+) -> None:
+    server.replies.append(stream_reply(pieces, cut=cut))
+    stream = make_client(server.url).stream_request("POST", "/any", json={})
+    if is_whole:
+        assert len(stream.final()) == 2
+    else:
+        with pytest.raises(IncompleteStreamError):
+            stream.final()
+
+
+def test_a_raw_stream_that_is_answered_at_once(server: TgiServer, make_client: MakeClient) -> None:
+    assert list(make_client(server.url).stream_request("POST", "/generate", json={"inputs": "x"})) == [
+        {"generated_text": text(3)}
+    ]

@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 from segue.client import _parse
-from segue.client._streams import CHAT, GENERATE, completion_format
+from segue.client._streams import CHAT, GENERATE, RAW, completion_format
 from segue.client._wire import Call, encode, json_answer, merge
 from segue.client.types import (
     ChatCompletion,
@@ -34,6 +34,7 @@ __all__ = [
     "generate",
     "model",
     "raw",
+    "raw_stream",
     "tokenize",
 ]
 
@@ -113,6 +114,12 @@ def chat_tokenize(
         parse=json_answer(_parse.chat_tokenization),
         has_default_model=model is None,
     )
+
+
+def raw_stream(method: str, path: str, body: Any) -> Call[list[Any]]:
+    content = b"" if body is None else encode(body)
+    parse = json_answer(lambda whole, _: whole if isinstance(whole, list) else [whole])
+    return Call(method=method.upper(), path=path, body=None, content=content, parse=parse, events=RAW)
 
 
 def raw(method: str, path: str, body: Any) -> Call[RawResponse]:

@@ -64,7 +64,7 @@ Json: TypeAlias = Any
 
 
 def loads(content: bytes) -> Json:
-    """Raises ValueError. Takes a quarter of ``json.loads``'s time, which was half of an event's: benchmarks/client.py."""
+    """Raises ValueError. A quarter of ``json.loads``'s time, which was half of an event's (benchmarks/client.py)."""
     try:
         return from_json(content)
     except ValueError:

@@ -27,7 +27,7 @@ from segue.client.types import (
     Usage,
 )
 
-__all__ = ["CHAT", "GENERATE", "Assembler", "StreamFormat", "StreamReader", "completion_format"]
+__all__ = ["CHAT", "GENERATE", "RAW", "Assembler", "StreamFormat", "StreamReader", "completion_format"]
 
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
@@ -52,6 +52,9 @@ class Assembler(Protocol[E_contra, R_co]):
     def usage(self) -> Usage | None: ...
 
     def add(self, event: E_contra) -> None: ...
+
+    def end(self) -> None:
+        """The body is over, and was not cut."""
 
     def result(self, response: ResponseMetadata) -> R_co: ...
 
@@ -99,7 +102,7 @@ class StreamReader(Generic[E, R]):
             return
         self._take(self._decoder.close() if chunk is None else self._decoder.feed(chunk))
         if chunk is None and not self.is_ended:
-            self._end("the stream ended before its final event")
+            self._end_of_body()
 
     def add(self, events: list[E]) -> None:
         """Events of an answer that came whole."""
@@ -126,6 +129,10 @@ class StreamReader(Generic[E, R]):
             raise self.failure or IncompleteStreamError("the stream was closed", partial_text=self.assembler.text)
         return self.assembler.result(self.response)
 
+    def _end_of_body(self) -> None:
+        self.assembler.end()
+        self._end("the stream ended before its final event")
+
     def _end(self, reason: str) -> None:
         self.is_ended = True
         if not self.assembler.is_complete:
@@ -139,7 +146,7 @@ class StreamReader(Generic[E, R]):
         loads, parse, add, append = _parse.loads, self.format.parse, self.assembler.add, self.events.append
         for payload in payloads:
             if payload == b"[DONE]":
-                return self._end("the stream ended before its final event")
+                return self._end_of_body()
             response = self._response or self.response
             try:
                 body = loads(payload)
@@ -172,6 +179,9 @@ class _GenerateAssembler:
         if self._final is None:
             return None
         return _parse.generate_usage(self._final.details, self._final.response)
+
+    def end(self) -> None:
+        """Complete is what had a final event."""
 
     def add(self, event: StreamEvent) -> None:
         self._tokens.append(event.token)
@@ -241,6 +251,9 @@ class _ChatAssembler:
     @property
     def text(self) -> str:
         return "".join(self._choices[min(self._choices)].content) if self._choices else ""
+
+    def end(self) -> None:
+        """Complete is what had a final event."""
 
     def add(self, event: ChatChunk) -> None:
         self._last = event
@@ -312,6 +325,9 @@ class _CompletionAssembler:
     def text(self) -> str:
         return "".join(self._texts[min(self._texts)]) if self._texts else ""
 
+    def end(self) -> None:
+        """Complete is what had a final event."""
+
     def add(self, event: CompletionChunk) -> None:
         self._last = event
         self.usage = event.usage or self.usage
@@ -356,6 +372,50 @@ GENERATE: StreamFormat[StreamEvent, GenerateResult] = StreamFormat(
 CHAT: StreamFormat[ChatChunk, ChatCompletion] = StreamFormat(
     _parse.chat_chunk, lambda event: event.text, _ChatAssembler, _chat_events
 )
+
+
+class _RawAssembler:
+    """Knows the final events of TGI and of OpenAI; a stream of anything else is complete when its body is."""
+
+    def __init__(self) -> None:
+        self.bodies: list[Any] = []
+        self.is_complete = False
+        self.usage: Usage | None = None
+        self._parts: list[str] = []
+        self._awaits_end = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self._parts)
+
+    def end(self) -> None:
+        self.is_complete = not self._awaits_end
+
+    def add(self, event: Any) -> None:
+        self.bodies.append(event)
+        self._parts.append(raw_text(event))
+        choices = event.get("choices") or ()
+        has_end = event.get("generated_text") is not None or any(choice.get("finish_reason") for choice in choices)
+        self.is_complete = self.is_complete or has_end
+        self._awaits_end = not self.is_complete and ("token" in event or bool(choices))
+        self.usage = _parse.usage(event.get("usage")) or self.usage
+        if details := event.get("details"):
+            self.usage = Usage(details.get("input_length"), details.get("generated_tokens"))
+
+    def result(self, response: ResponseMetadata) -> list[Any]:
+        return self.bodies
+
+
+def raw_text(event: Any) -> str:
+    """What an event adds to the text: TGI's token, OpenAI's delta, or the whole text where neither is there."""
+    if token := event.get("token"):
+        return "" if token.get("special") else token.get("text") or ""
+    for choice in event.get("choices") or ():
+        return (choice.get("delta") or {}).get("content") or choice.get("text") or ""
+    return event.get("generated_text") or ""
+
+
+RAW: StreamFormat[Any, list[Any]] = StreamFormat(lambda body, _: body, raw_text, _RawAssembler, lambda bodies: bodies)
 
 
 def completion_format(num_prompts: int) -> StreamFormat[CompletionChunk, Completion]:

@@ -47,7 +47,10 @@ class Urls:
             self._built = dict.fromkeys(("/generate", "/generate_stream", "/health"), self.model_url)
 
     def route(self, path: str) -> httpx.URL:
+        """Of a path below the base; a whole URL is itself."""
         built = self._built.get(path)
         if built is None:
+            if path.startswith(("http://", "https://")):
+                return httpx.URL(path)
             built = self._built[path] = self._base.copy_with(path=self._path + path)
         return built

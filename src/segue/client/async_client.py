@@ -177,8 +177,14 @@ class AsyncClient(ClientBase[httpx.AsyncClient]):
         await self._driver.run(self._ready_flow(timeout, poll, endpoint, LoopSignal))
 
     async def request(self, method: str, path: str, *, json: Any = None, **options: Unpack[CallOptions]) -> RawResponse:
-        """Any request below the endpoint's URL, in the line and with the retries of every other."""
+        """Any request to a path below the endpoint's URL, or to a whole URL, in the line and with all retries."""
         return await self._run(_calls.raw(method, path, json), self._options(options))
+
+    async def stream_request(
+        self, method: str, path: str, *, json: Any = None, **options: Unpack[CallOptions]
+    ) -> AsyncStream[Any, list[Any]]:
+        """The same for an answer of server-sent events; their bodies come as they are."""
+        return await self._open(_calls.raw_stream(method, path, json), self._options(options))
 
     async def close(self) -> None:
         """Close the connections, unless ``http_client`` was given: its giver closes it."""
