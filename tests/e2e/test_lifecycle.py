@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -191,6 +192,20 @@ def test_a_port_that_is_taken(server: ServerProcess, model: Path) -> None:
     assert result.stderr == (
         f"Error: WebserverCannotStart: cannot listen on 127.0.0.1 port {server.port}: Address already in use\n"
     )
+
+
+def test_a_port_that_is_taken_while_the_model_loads(model: Path, tmp_path: Path) -> None:
+    """Two servers may bind one port as long as neither listens."""
+    with socket.socket() as other, running(tmp_path, str(model), ready=False) as server:
+        server.wait_for_log("Starting shard")
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", server.port))
+        other.listen()
+        family = server.children()
+        assert server.wait() == 1
+        assert server.errors.startswith("Error: WebserverFailed: ")
+        assert "Address already in use" in server.errors
+        wait_gone(family)
 
 
 def test_json_output(model: Path, tmp_path: Path) -> None:

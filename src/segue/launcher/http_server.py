@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["HTTPServer", "metrics_only"]
 
+BACKLOG = 2048
+
 
 class HTTPServer:
     """One application on one listener that is bound but does not listen yet."""
@@ -27,12 +29,17 @@ class HTTPServer:
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=75,
+                backlog=BACKLOG,
             )
         )
         self.started = self._server.has_started
 
     async def run(self) -> None:
-        """Until ``stop`` and the end of all running requests, or until ``force_stop``."""
+        """Until ``stop`` and the end of all running requests, or until ``force_stop``.
+
+        Raises OSError when somebody else listens on the port by now.
+        """
+        self._listener.listen(BACKLOG)  # uvloop would only log that it cannot
         await self._server.serve(sockets=[self._listener])
 
     def stop(self) -> None:

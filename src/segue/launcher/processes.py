@@ -135,12 +135,12 @@ class _Launcher:
             await asyncio.wait((http,), timeout=LAST_WORDS_S)
         for server in servers:
             server.force_stop()
-        await http
+        await asyncio.wait((http,))
 
     async def _until(self, event: Coroutine[Any, Any, Any], engine: "asyncio.Task[None]", *others: Any) -> bool:
         """Wait for ``event``: True. False when a signal to stop comes first.
 
-        Raises what ended ``engine``, and WebserverError when one of ``others`` ends.
+        Raises what ended ``engine``, and WebserverError with what ended one of ``others``.
         """
         waiting = asyncio.ensure_future(event)
         stopping = asyncio.create_task(self._stop.wait())
@@ -155,8 +155,9 @@ class _Launcher:
             error = engine.exception()
             assert error is not None
             raise EngineLostError(str(error)) if others else error
-        if any(other.done() for other in others):
-            raise WebserverError("the HTTP server ended")
+        for other in others:
+            if other.done():
+                raise WebserverError(str(other.exception() or "the HTTP server ended"))
         return True
 
     def _listen_to_signals(self) -> None:
