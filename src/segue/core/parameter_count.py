@@ -13,8 +13,8 @@ __all__ = ["COUNTED_TYPES", "count_parameters", "embedding_parameters", "is_tied
 Config = Mapping[str, Any]
 
 _TIED_BY_DEFAULT = frozenset(
-    "bart bloom falcon gemma gemma2 gemma3_text gpt2 gpt_bigcode gpt_neo mpt mt5 opt starcoder2 t5 RefinedWeb "
-    "RefinedWebModel".split()
+    ("bart", "bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "mpt", "opt")
+    + ("starcoder2", "t5", "RefinedWeb", "RefinedWebModel")
 )
 
 
@@ -37,8 +37,9 @@ def embedding_parameters(config: Config, hidden_size: int) -> int:
 
 def is_tied(config: Config) -> bool:
     """Whether the output layer is the input embedding."""
-    if config.get("model_type") in ("t5", "mt5") and config.get("scale_decoder_outputs") is False:
-        return False  # transformers 5 writes this for the checkpoints with an output layer of their own
+    # Transformers 5 writes "tied" for every T5; what tells is a flag for T5, and mT5 was never published tied.
+    if config.get("model_type") == "mt5" or config.get("scale_decoder_outputs") is False:
+        return False
     tied = config.get("tie_word_embeddings")
     return config.get("model_type") in _TIED_BY_DEFAULT if tied is None else bool(tied)
 
