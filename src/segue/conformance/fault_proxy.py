@@ -83,6 +83,7 @@ class FaultProxy:
         *,
         upstream_key: str | None = None,
         passes_keys: bool = False,
+        patience_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.seen: list[Seen] = []
@@ -91,6 +92,7 @@ class FaultProxy:
         self._upstream = httpx.URL(upstream)
         self._upstream_key = upstream_key
         self._passes_keys = passes_keys
+        self._patience_s = patience_s
         self._faults: deque[Fault] = deque()
         self._at_once = 0
         self._open = asyncio.Event()
@@ -128,9 +130,9 @@ class FaultProxy:
         finally:
             self._open.set()
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-        """Until requests that arrive or end make ``condition`` true. Raises TimeoutError."""
-        async with asyncio.timeout(timeout_s), self._changed:
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Until requests that arrive or end make ``condition`` true, at most ``patience_s``. Raises TimeoutError."""
+        async with asyncio.timeout(self._patience_s), self._changed:
             await self._changed.wait_for(condition)
 
     async def __aenter__(self) -> Self:

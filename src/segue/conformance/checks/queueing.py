@@ -69,7 +69,7 @@ async def max_concurrent_requests(lab: Lab) -> None:
     async with lab.client(lab.pool(lab.endpoint(max_concurrent=2))) as client:
         with lab.proxy.held() as release:
             calls = asyncio.create_task(lab.generate_many(client, 7))
-            await lab.proxy.until(lambda: lab.proxy.num_at_once == 2)
+            await lab.proxy.until(lambda: lab.proxy.num_at_once >= 2)
             release()
         outcomes = await calls
     expect(not errors_in(outcomes), f"{errors_in(outcomes)[:1]}")
@@ -82,7 +82,7 @@ async def current_requests(lab: Lab) -> None:
     async with lab.client(pool) as client:
         with lab.proxy.held() as release:
             calls = asyncio.create_task(lab.generate_many(client, 6))
-            await lab.proxy.until(lambda: lab.proxy.num_at_once == 2)
+            await lab.proxy.until(lambda: lab.proxy.num_at_once >= 2)
             stats = pool.stats()
             during = (stats.global_current_requests, stats.global_queue_size)
             release()

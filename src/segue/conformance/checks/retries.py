@@ -18,8 +18,8 @@ from segue.conformance.lab import Lab, fails_with
 
 __all__ = ["CHECKS"]
 
-SLACK_S = 1.0
-"""A busy machine may be so late; it is never early."""
+SLACK_S = 2.0
+"""A busy machine may be so late; nobody is ever early."""
 
 
 async def max_retries(lab: Lab) -> None:
