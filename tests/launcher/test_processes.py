@@ -98,15 +98,17 @@ def test_another_tokenizer_config(tiny_llama: Path, tmp_path: Path) -> None:
     assert model.chat_template.render([{"role": "user", "content": "hi"}]) == "hi!"
 
 
-@pytest.mark.parametrize("template", [None, "{% if %}"])
+@pytest.mark.parametrize(("template", "level"), [(None, logging.INFO), ("{% if %}", logging.WARNING)])
 def test_without_a_template_there_is_no_chat(
-    tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, template: str | None
+    tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, template: str | None, level: int
 ) -> None:
     folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template} if template else {}))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         assert load_text(ServeConfig(), ModelSource(model_id="x", folder=folder)).chat_template is None
-    assert "No chat: " in caplog.text
+    (record,) = caplog.records
+    assert "requests to chat are refused" in record.message
+    assert record.levelno == level
 
 
 def test_a_tokenizer_that_cannot_be_read(tiny_llama: Path, tmp_path: Path) -> None:

@@ -188,12 +188,15 @@ def load_text(config: ServeConfig, source: ModelSource) -> "ServedModel":
     folder = ensure_tokenizer(source.folder, trust_remote_code=config.trust_remote_code)
     tokenizer = Tokenizer.from_folder(folder, tokenizer_config_path=config.tokenizer_config_path)
     template = None
-    try:
-        template = ChatTemplate.from_templates(
-            tokenizer.chat_templates, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
-        )
-    except TemplateError as error:
-        logger.warning("No chat: %s", error)
+    if not tokenizer.chat_templates:
+        logger.info("The model brings no chat template: requests to chat are refused")
+    else:
+        try:
+            template = ChatTemplate.from_templates(
+                tokenizer.chat_templates, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
+            )
+        except TemplateError as error:
+            logger.warning("The model's chat template cannot be used, requests to chat are refused: %s", error)
     return ServedModel(
         model_id=source.model_id,
         tokenizer=tokenizer,
