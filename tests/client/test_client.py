@@ -479,6 +479,15 @@ def test_unknown_endpoint(server: TgiServer, make_client: MakeClient) -> None:
         make_client(server.url).generate("x", endpoint="nope")
 
 
+def test_a_pool_may_be_filled_later(server: TgiServer, make_client: MakeClient) -> None:
+    pool = EndpointPool()
+    client = make_client(pool=pool)
+    with pytest.raises(ValueError, match="the pool has no endpoint"):
+        client.generate("x")
+    pool.add(server.url)
+    assert client.generate("x").generated_text == text(3)
+
+
 def test_settings_can_be_pickled() -> None:
     for settings in (Endpoint("http://h", api_key="k", retry=RetryPolicy.ipfs()), RetryPolicy()):
         assert pickle.loads(pickle.dumps(settings)) == settings

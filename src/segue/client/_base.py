@@ -89,9 +89,10 @@ class ClientBase(Generic[H]):
         variables = read_environment(environment)
         if variables.debug:
             log_to_stderr()
-        self.pool = pool or EndpointPool(
-            endpoints if endpoints is not None else _default_endpoints(base_url, api_key, variables)
-        )
+        if pool is None:  # an empty pool is false, and may be filled later
+            given = _default_endpoints(base_url, api_key, variables) if endpoints is None else endpoints
+            pool = EndpointPool(given)
+        self.pool = pool
         self.model = model
         self.retry = retry or RetryPolicy()
         self.options = Options(timeout=timeout, max_retries=max_retries, extra_headers=headers or {})

@@ -133,7 +133,7 @@ def _raw_response(content: bytes, response: ResponseMetadata) -> RawResponse:
         body = _parse.loads(content)
     except ValueError:
         body = None
-    return RawResponse(content, body, response)
+    return RawResponse(content, body, _parse.raw_usage(body, response), response)
 
 
 def _metrics(content: bytes, response: ResponseMetadata) -> Metrics:

@@ -52,6 +52,7 @@ __all__ = [
     "loads",
     "model",
     "model_list",
+    "raw_usage",
     "server_info",
     "stream_event",
     "tokenization",
@@ -171,6 +172,15 @@ def completion_chunk(body: Json, response: ResponseMetadata) -> CompletionChunk:
 
 def usage(body: Json) -> Usage | None:
     return Usage(body.get("prompt_tokens"), body.get("completion_tokens")) if body else None
+
+
+def raw_usage(body: Json, response: ResponseMetadata) -> Usage:
+    """Of an answer of any kind, as far as it tells."""
+    try:
+        answer = body[0] if isinstance(body, list) else body
+        return usage(answer.get("usage")) or generate_usage(_details(answer.get("details")), response)
+    except UNREADABLE:
+        return _header_usage(response)
 
 
 def tokenization(body: Json, response: ResponseMetadata) -> Tokenization:

@@ -108,6 +108,7 @@ class StreamReader(Generic[E, R]):
         """Events of an answer that came whole."""
         for event in events:
             self.assembler.add(event)
+        self.assembler.end()
         self.events.extend(events)
         self.is_ended = True
 

@@ -387,6 +387,7 @@ class RawResponse:
 
     content: bytes
     json: Any
+    usage: Usage
     response: ResponseMetadata = field(repr=False)
 
     @property
