@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -510,15 +511,21 @@ def test_a_client_of_ones_own_is_used_and_not_closed() -> None:
 
 def test_threads_share_a_client(server: TgiServer) -> None:
     with Client(Endpoint(server.url, max_concurrent=4, queue_size=None), environment={}) as client:
-        results = client.generate_batch(["x"] * 60, concurrency=20)
-        assert len(results) == 60
+        with server.held() as gate, ThreadPoolExecutor(1) as thread:
+            batch = thread.submit(client.generate_batch, ["x"] * 60, concurrency=20)
+            server.wait_for(lambda: server.max_at_once == 4)
+            gate.set()
+            assert len(batch.result()) == 60
         assert server.max_at_once == 4
         assert client.stats().successful_requests == 60
 
 
 async def test_several_calls_at_once(server: TgiServer) -> None:
     async with AsyncClient(Endpoint(server.url, max_concurrent=4), environment={}) as client:
-        results = await asyncio.gather(*(client.generate("x") for _ in range(40)))
+        with server.held():
+            tasks = [asyncio.create_task(client.generate("x")) for _ in range(40)]
+            await asyncio.to_thread(server.wait_for, lambda: server.max_at_once == 4)
+        results = await asyncio.gather(*tasks)
     assert {result.generated_text for result in results} == {text(3)}
     assert server.max_at_once == 4
 
