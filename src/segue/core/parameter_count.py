@@ -8,14 +8,11 @@ from typing import Any
 
 from segue.core.errors import UnsupportedModelError
 
-__all__ = ["COUNTED_TYPES", "count_parameters", "embedding_parameters", "is_tied"]
+__all__ = ["COUNTED_TYPES", "count_parameters", "is_tied"]
 
 Config = Mapping[str, Any]
 
-_TIED_BY_DEFAULT = frozenset(
-    ("bart", "bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "mpt", "opt")
-    + ("starcoder2", "t5", "RefinedWeb", "RefinedWebModel")
-)
+_UNTIED_BY_DEFAULT = frozenset({"gpt_neox", "llama", "mistral", "mixtral", "phi", "phi3", "qwen2", "qwen3"})
 
 
 def count_parameters(config: Config) -> int:
@@ -30,8 +27,8 @@ def count_parameters(config: Config) -> int:
         raise UnsupportedModelError(f"config.json has no {error}, which model type '{model_type}' needs") from None
 
 
-def embedding_parameters(config: Config, hidden_size: int) -> int:
-    """Those of input embedding and output layer, which quantization leaves alone."""
+def _embedding(config: Config, hidden_size: int) -> int:
+    """Those of the input embedding and the output layer."""
     return int(config["vocab_size"]) * hidden_size * (1 if is_tied(config) else 2)
 
 
@@ -41,7 +38,7 @@ def is_tied(config: Config) -> bool:
     if config.get("model_type") == "mt5" or config.get("scale_decoder_outputs") is False:
         return False
     tied = config.get("tie_word_embeddings")
-    return config.get("model_type") in _TIED_BY_DEFAULT if tied is None else bool(tied)
+    return config.get("model_type") not in _UNTIED_BY_DEFAULT if tied is None else bool(tied)
 
 
 def _linear(num_in: int, num_out: int, bias: bool) -> int:
@@ -70,7 +67,7 @@ def _llama(config: Config) -> int:
         attention += 2 * head_dim
     num_norms = 4 if model_type in ("gemma2", "gemma3_text") else 2
     per_layer = attention + _gated_feed_forward(config) + num_norms * hidden
-    return int(embedding_parameters(config, hidden) + config["num_hidden_layers"] * per_layer + hidden)
+    return int(_embedding(config, hidden) + config["num_hidden_layers"] * per_layer + hidden)
 
 
 def _gated_feed_forward(config: Config) -> int:
@@ -102,7 +99,7 @@ def _gpt(config: Config) -> int:
         attention += 4 * (hidden // num_heads)
     num_norms = 1 if model_type == "phi" else 2
     per_layer = attention + _linear(hidden, inner, biases) + _linear(inner, hidden, biases) + num_norms * 2 * hidden
-    total = embedding_parameters(config, hidden) + num_layers * per_layer + 2 * hidden
+    total = _embedding(config, hidden) + num_layers * per_layer + 2 * hidden
     if model_type in ("gpt2", "gpt_bigcode", "gpt_neo"):
         total += hidden * int(_first(config, "n_positions", "max_position_embeddings", default=1024))
     if model_type == "phi":
@@ -115,7 +112,7 @@ def _bloom(config: Config) -> int:
     per_layer = _linear(hidden, 3 * hidden, True) + _linear(hidden, hidden, True)
     per_layer += _linear(hidden, 4 * hidden, True) + _linear(4 * hidden, hidden, True) + 4 * hidden
     num_layers = _first(config, "n_layer", "num_hidden_layers")
-    return embedding_parameters(config, hidden) + int(num_layers) * per_layer + 4 * hidden
+    return _embedding(config, hidden) + int(num_layers) * per_layer + 4 * hidden
 
 
 def _opt(config: Config) -> int:
@@ -124,7 +121,7 @@ def _opt(config: Config) -> int:
     bias = bool(config.get("enable_bias", True))
     norm = 2 * hidden if config.get("layer_norm_elementwise_affine", True) else 0
     per_layer = 4 * _linear(hidden, hidden, bias) + _linear(hidden, inner, bias) + _linear(inner, hidden, bias)
-    total = embedding_parameters(config, width) + (config["max_position_embeddings"] + 2) * hidden
+    total = _embedding(config, width) + (config["max_position_embeddings"] + 2) * hidden
     total += config["num_hidden_layers"] * (per_layer + 2 * norm)
     if width != hidden:
         total += 2 * width * hidden
@@ -151,14 +148,14 @@ def _falcon(config: Config) -> int:
     per_layer = _linear(hidden, (num_heads + 2 * num_kv_heads) * head_dim, bias) + _linear(hidden, hidden, bias)
     per_layer += _linear(hidden, inner, bias) + _linear(inner, hidden, bias) + num_norms * 2 * hidden
     num_layers = _first(config, "num_hidden_layers", "n_layer")
-    return int(embedding_parameters(config, hidden) + num_layers * per_layer + 2 * hidden)
+    return int(_embedding(config, hidden) + num_layers * per_layer + 2 * hidden)
 
 
 def _mpt(config: Config) -> int:
     hidden = config["d_model"]
     inner = _first(config, "expansion_ratio", default=4) * hidden
     per_layer = 4 * hidden * hidden + 2 * hidden * inner + 2 * hidden  # norms without bias
-    return int(embedding_parameters(config, hidden) + config["n_layers"] * per_layer + hidden)
+    return int(_embedding(config, hidden) + config["n_layers"] * per_layer + hidden)
 
 
 def _t5(config: Config) -> int:
@@ -171,13 +168,13 @@ def _t5(config: Config) -> int:
     relative_bias = _first(config, "relative_attention_num_buckets", default=32) * num_heads
     total = num_layers * (attention + feed_forward + 2 * hidden)
     total += num_decoder_layers * (2 * attention + feed_forward + 3 * hidden)
-    return int(embedding_parameters(config, hidden) + total + 2 * (hidden + relative_bias))
+    return int(_embedding(config, hidden) + total + 2 * (hidden + relative_bias))
 
 
 def _bart(config: Config) -> int:
     hidden = config["d_model"]
     attention, norm = 4 * _linear(hidden, hidden, True), 2 * hidden
-    total = embedding_parameters(config, hidden)
+    total = _embedding(config, hidden)
     for stack, num_attentions in (("encoder", 1), ("decoder", 2)):
         inner = config[f"{stack}_ffn_dim"]
         feed_forward = _linear(hidden, inner, True) + _linear(inner, hidden, True)
