@@ -9,6 +9,9 @@ from segue.conformance.lab import NO_RETRIES, Lab, errors_in, fails_with
 
 __all__ = ["CHECKS"]
 
+PATIENCE_S = 5.0
+"""For what should fail at once."""
+
 
 async def queue_enabled(lab: Lab) -> None:
     """Without a line a second call is refused at once; with one it waits and is served."""
@@ -41,7 +44,7 @@ async def request_queue(lab: Lab) -> None:
             await lab.proxy.until(lambda: len(lab.proxy.generations) == 1)
             expect(pool.stats().global_queue_size == 3, f"{pool.stats().global_queue_size} wait, not 3")
             with fails_with(QueueFullError):
-                await client.generate(lab.prompt, max_new_tokens=1, request_id="one-too-many")
+                await client.generate(lab.prompt, max_new_tokens=1, request_id="one-too-many", deadline=PATIENCE_S)
             release()
         await calls
     expect(len(lab.proxy.generations) == 4, f"{len(lab.proxy.generations)} requests arrived, not 4")
@@ -57,7 +60,7 @@ async def queue_timeout(lab: Lab) -> None:
             first = asyncio.create_task(client.generate(lab.prompt, max_new_tokens=1))
             await lab.proxy.until(lambda: len(lab.proxy.generations) == 1)
             with fails_with(QueueTimeoutError):
-                await client.generate(lab.prompt, max_new_tokens=1, queue_timeout=0.05)
+                await client.generate(lab.prompt, max_new_tokens=1, queue_timeout=0.05, deadline=PATIENCE_S)
             release()
         await first
     expect(len(lab.proxy.generations) == 1, "the request that gave up reached the server")
