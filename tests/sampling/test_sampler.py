@@ -96,6 +96,8 @@ def test_the_order_of_the_steps():
         "Watermark",
         "RepetitionPenalty",
         "FrequencyPenalty",
+        "PresencePenalty",
+        "LogitBias",
         "Temperature",
         "TopK",
         "TopP",

@@ -22,6 +22,10 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     """TGI's: subtracts ``penalty * count / length`` over prompt and output."""
+    presence_penalty: float = 0.0
+    """OpenAI's: subtracts this from the logit of every id that was generated so far; the prompt does not count."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit), each id once and in the vocabulary."""
     watermark: bool = False
     seed: int | None = None
     """Unsigned 64 bits; None: drawn at random when the request is admitted."""

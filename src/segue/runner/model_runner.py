@@ -75,7 +75,14 @@ class ModelRunner:
         self, logits: Tensor, sequences: Seq[ScheduledSequence]
     ) -> tuple[dict[int, tuple[TokenOutput, ...]], dict[int, str]]:
         rows = [
-            SamplingRow(params=s.sampling, history=s.history, seed=s.seed, position=len(s.history)) for s in sequences
+            SamplingRow(
+                params=s.sampling,
+                history=s.history,
+                seed=s.seed,
+                position=len(s.history),
+                num_prompt_tokens=s.num_prompt_tokens,
+            )
+            for s in sequences
         ]
         tokens: dict[int, tuple[TokenOutput, ...]] = {}
         errors: dict[int, str] = {}

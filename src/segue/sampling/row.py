@@ -17,3 +17,5 @@ class SamplingRow:
     """Unsigned 64 bits; ``params.seed`` may be None, this never is."""
     position: int
     """Index of the token being chosen in the whole sequence: ``len(history)``."""
+    num_prompt_tokens: int
+    """The first so many of ``history`` are the prompt."""

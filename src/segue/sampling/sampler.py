@@ -16,6 +16,8 @@ from segue.sampling.choose import choose
 from segue.sampling.logprobs import TopTokens, prompt_logprobs
 from segue.sampling.processors.base import Processor
 from segue.sampling.processors.frequency_penalty import FrequencyPenalty
+from segue.sampling.processors.logit_bias import LogitBias
+from segue.sampling.processors.presence_penalty import PresencePenalty
 from segue.sampling.processors.repetition_penalty import RepetitionPenalty
 from segue.sampling.processors.temperature import Temperature
 from segue.sampling.processors.top_k import TopK
@@ -32,11 +34,13 @@ class Sampler:
 
     def __init__(self, vocab_size: int, *, watermark_gamma: float = 0.5, watermark_delta: float = 2.0) -> None:
         self.vocab_size = vocab_size
-        # TGI's order; a grammar's mask belongs between the penalties and the temperature.
+        # TGI's order, with OpenAI's two among the penalties; a grammar's mask belongs between the penalties and the temperature.
         self.processors: tuple[Processor[Any], ...] = (
             Watermark(vocab_size, gamma=watermark_gamma, delta=watermark_delta),
             RepetitionPenalty(vocab_size),
             FrequencyPenalty(vocab_size),
+            PresencePenalty(vocab_size),
+            LogitBias(vocab_size),
             Temperature(),
             TopK(vocab_size),
             TopP(),

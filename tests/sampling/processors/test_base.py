@@ -10,6 +10,8 @@ ASKS = {
     "Watermark": {"watermark": True},
     "RepetitionPenalty": {"repetition_penalty": 1.5},
     "FrequencyPenalty": {"frequency_penalty": 1.0},
+    "PresencePenalty": {"presence_penalty": 1.0},
+    "LogitBias": {"logit_bias": ((0, 1.0),)},
     "Temperature": {"temperature": 0.5},
     "TopK": {"top_k": 5},
     "TopP": {"top_p": 0.5},
