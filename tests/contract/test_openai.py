@@ -65,7 +65,9 @@ def test_Y3_completions_stream(client: OpenAI) -> None:
 def test_Y3_errors_become_the_clients_own(client: OpenAI, server: RunningServer) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         client.chat.completions.create(model="m", messages=MESSAGES, max_tokens=0)
-    assert caught.value.body == "Input validation error: `max_new_tokens` must be strictly positive"
+    assert caught.value.code == "validation"
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.body["message"] == "Input validation error: `max_new_tokens` must be strictly positive"
     with pytest.raises(openai.APIError, match="strictly positive"):
         list(client.chat.completions.create(model="m", messages=MESSAGES, max_tokens=0, stream=True))
     with pytest.raises(openai.AuthenticationError):
@@ -83,3 +85,20 @@ async def test_Y3_the_asynchronous_client(server: RunningServer) -> None:
     async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key=server.api_key) as client:
         stream = await client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == PROMPT
+
+
+def test_P4_what_tgi_has_not(client: OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model="m", messages=MESSAGES, n=2, stop="never", top_p=1, logit_bias={"5": 0}, presence_penalty=0
+    )
+    assert [choice.message.content for choice in reply.choices] == [PROMPT, PROMPT]
+    assert reply.id.startswith("chatcmpl-")
+    completion = client.completions.create(model="m", prompt=[[5, 6], [7]], n=2, logprobs=1, echo=False)
+    assert [choice.index for choice in completion.choices] == [0, 1, 2, 3]
+    assert completion.choices[0].logprobs is not None
+    stream = client.completions.create(
+        model="m", prompt="one", stream=True, echo=True, stream_options={"include_usage": True}
+    )
+    *chunks, last = stream
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "oneone</s>"
+    assert last.usage is not None

@@ -118,9 +118,9 @@ def test_bytes_that_are_no_text(text: bytes) -> None:
             "duplicate field `max_tokens` at line 1 column 56",
         ),
         (
-            '{"messages":[],"stop":"x"}',
+            '{"messages":[],"stop":1}',
             ChatRequest,
-            'stop: invalid type: string "x", expected a sequence at line 1 column 25',
+            "stop: data did not match any variant of untagged enum Stop at line 1 column 23",
         ),
         (
             '{"prompt":[]}',
@@ -128,9 +128,9 @@ def test_bytes_that_are_no_text(text: bytes) -> None:
             "Empty array detected. Do not use an empty array for the prompt. at line 1 column 13",
         ),
         (
-            '{"prompt":[1]}',
+            '{"prompt":[{}]}',
             CompletionRequest,
-            "prompt: data did not match any variant of untagged enum Prompt at line 1 column 13",
+            "prompt: data did not match any variant of untagged enum Prompt at line 1 column 14",
         ),
     ],
 )

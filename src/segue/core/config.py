@@ -134,6 +134,12 @@ class ServeConfig:
     cors_allow_origin: tuple[str, ...] = _http(
         (), "Origin that browsers may call from; may be repeated. Default: any.", metavar="ORIGIN"
     )
+    openai_dialect: str = _http(
+        "mixed",
+        "Where OpenAI and TGI differ on OpenAI's routes. tgi: as TGI to the letter. openai: OpenAI's finish reasons "
+        "and errors. mixed: OpenAI's presence_penalty, ids and error objects with TGI's finish reasons.",
+        choices=("mixed", "tgi", "openai"),
+    )
     validation_workers: int = _http(2, "Threads that tokenize.", metavar="N")
     graceful_termination_timeout: int = _http(
         90, "Seconds that running requests get to end after SIGTERM.", short="-g", metavar="SECONDS"

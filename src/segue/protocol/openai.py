@@ -23,12 +23,14 @@ __all__ = [
     "Chunk",
     "CompletionComplete",
     "CompletionFinal",
+    "CompletionLogprobs",
     "CompletionRequest",
     "DeltaToolCall",
     "Function",
     "FunctionDefinition",
     "FunctionName",
     "ImageChunk",
+    "LogitBias",
     "Message",
     "MessageContent",
     "ModelInfo",
@@ -36,6 +38,7 @@ __all__ = [
     "NamedToolChoice",
     "OutputMessage",
     "Prompt",
+    "Stop",
     "StreamOptions",
     "TextChunk",
     "TextMessage",
@@ -140,6 +143,12 @@ class StreamOptions(WireModel):
     """Send a last chunk without choices that carries the usage."""
 
 
+Stop = TypeAliasType("Stop", Annotated[str | Items[str], Untagged("Stop")])
+"""One string, or a list of them."""
+LogitBias = TypeAliasType("LogitBias", Annotated[dict[str, F32] | Items[F32], Untagged("LogitBias")])
+"""OpenAI's map of token ids, or TGI's list, whose numbers must be 0."""
+
+
 class ChatRequest(WireModel):
     """A conversation and how to continue it."""
 
@@ -148,7 +157,8 @@ class ChatRequest(WireModel):
     messages: Items[Message]
     frequency_penalty: F32 | None = Field(default=None, examples=[1.0])
     """From -2 to 2."""
-    logit_bias: Items[F32] | None = None
+    logit_bias: LogitBias | None = Field(default=None, examples=[{"50256": -100.0}])
+    """Token id to what is added to its logit, from -100 to 100."""
     logprobs: bool | None = Field(default=None, examples=[False])
     """Return each generated token's logprob."""
     top_logprobs: U32 | None = Field(default=None, examples=[5])
@@ -158,9 +168,10 @@ class ChatRequest(WireModel):
     max_completion_tokens: U32 | None = Field(default=None, examples=[32])
     """The newer name of ``max_tokens``; one of them only."""
     n: U32 | None = Field(default=None, examples=[1])
+    """So many choices; of a given ``seed`` the k-th has the seed plus k."""
     presence_penalty: F32 | None = Field(default=None, examples=[0.1])
-    """From -2 to 2; acts as a ``repetition_penalty`` of this plus 2."""
-    stop: Items[str] | None = None
+    """From -2 to 2. Under ``--openai-dialect tgi`` a ``repetition_penalty`` of this plus 2."""
+    stop: Stop | None = None
     """End the generation after any of these strings."""
     stream: bool = False
     """Answer with server-sent events."""
@@ -169,7 +180,7 @@ class ChatRequest(WireModel):
     temperature: F32 | None = Field(default=None, examples=[1.0])
     """0 takes the most probable token each time; samples otherwise."""
     top_p: F32 | None = Field(default=None, examples=[0.95])
-    """Sample among the most probable tokens that together have this probability. Between 0 and 1, both excluded."""
+    """Sample among the most probable tokens that together have this probability. Greater than 0, at most 1."""
     tools: Items[Tool] | None = None
     """Functions that the model may call."""
     tool_prompt: str | None = None
@@ -178,7 +189,7 @@ class ChatRequest(WireModel):
     """``auto``, ``none``, ``required``, or a function."""
     response_format: GrammarType | None = None
     """Constrain the text."""
-    stream_options: StreamOptions = Field(default_factory=StreamOptions)
+    stream_options: StreamOptions | None = None
 
     @model_validator(mode="after")
     def _names_max_tokens_once(self) -> Self:
@@ -308,7 +319,8 @@ class ChatCompletionChunk(WireModel):
     usage: Usage | None = None
 
 
-Prompt = TypeAliasType("Prompt", Annotated[str | Items[str], Untagged("Prompt")])
+Prompt = TypeAliasType("Prompt", Annotated[str | Items[str] | Items[U32] | Items[Items[U32]], Untagged("Prompt")])
+"""A text, texts, token ids, or lists of token ids."""
 
 
 class CompletionRequest(WireModel):
@@ -323,7 +335,7 @@ class CompletionRequest(WireModel):
     temperature: F32 | None = Field(default=None, examples=[1.0])
     """0 takes the most probable token each time; samples otherwise."""
     top_p: F32 | None = Field(default=None, examples=[0.95])
-    """Sample among the most probable tokens that together have this probability. Between 0 and 1, both excluded."""
+    """Sample among the most probable tokens that together have this probability. Greater than 0, at most 1."""
     stream: bool = False
     """Answer with server-sent events."""
     seed: U64 | None = Field(default=None, examples=[42])
@@ -334,8 +346,20 @@ class CompletionRequest(WireModel):
     """Logits of tokens seen so far are divided (positive) or multiplied (negative) by this; 1 is off."""
     frequency_penalty: F32 | None = Field(default=None, examples=[1.0])
     """From -2 to 2."""
-    stop: Items[str] | None = None
+    stop: Stop | None = None
     """End the generation after any of these strings."""
+    n: U32 | None = Field(default=None, examples=[1])
+    """So many choices of each prompt; of a given ``seed`` the k-th has the seed plus k."""
+    echo: bool | None = None
+    """Put the prompt in front of the text; ``max_tokens`` may then be 0."""
+    logprobs: U32 | None = Field(default=None, examples=[2])
+    """Return each token's logprob, and so many of the most probable tokens."""
+    presence_penalty: F32 | None = Field(default=None, examples=[0.1])
+    """From -2 to 2. Ignored under ``--openai-dialect tgi``, as TGI does."""
+    logit_bias: LogitBias | None = Field(default=None, examples=[{"50256": -100.0}])
+    """Token id to what is added to its logit, from -100 to 100."""
+    stream_options: StreamOptions | None = None
+    """With ``include_usage`` a last chunk without choices carries the usage, and no other chunk does."""
 
     @model_validator(mode="after")
     def _has_a_prompt(self) -> Self:
@@ -344,14 +368,26 @@ class CompletionRequest(WireModel):
         return self
 
 
+class CompletionLogprobs(WireModel):
+    """Logprobs of a completion's tokens; one entry a token in each list."""
+
+    tokens: list[str]
+    token_logprobs: list[F32 | None]
+    """Null for the first token of an echoed prompt."""
+    top_logprobs: list[dict[str, F32 | None] | None] | None
+    """The most probable tokens and the chosen one; null for tokens of the prompt."""
+    text_offset: list[U32]
+    """Where each token begins in ``text``, in characters."""
+
+
 class CompletionComplete(WireModel):
     """The continuation of one prompt, or the next piece of it."""
 
     index: U32
-    """Of the prompt."""
+    """Of the prompt; with ``n`` choices a prompt, of the prompt times ``n`` plus the choice's."""
     text: str
-    logprobs: list[F32] | None = None
-    finish_reason: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: str | None
 
 
 class CompletionFinal(WireModel):

@@ -89,6 +89,10 @@ class GenerateParameters(WireModel):
     """Logits of tokens seen so far are divided (positive) or multiplied (negative) by this; 1 is off."""
     frequency_penalty: F32 | None = Field(default=None, examples=[0.1])
     """Subtracted from a token's logit times its share of the text so far. From -2 to 2."""
+    presence_penalty: F32 | None = Field(default=None, examples=[0.1])
+    """Subtracted once from the logit of each token that was generated so far. From -2 to 2. Not in TGI."""
+    logit_bias: dict[str, F32] | None = Field(default=None, examples=[{"50256": -100.0}])
+    """Token id to what is added to its logit, from -100 to 100. Not in TGI."""
     top_k: I32 | None = Field(default=None, examples=[10])
     """Sample among so many of the most probable tokens only."""
     top_p: F32 | None = Field(default=None, examples=[0.95])

@@ -34,7 +34,7 @@ class Sampler:
 
     def __init__(self, vocab_size: int, *, watermark_gamma: float = 0.5, watermark_delta: float = 2.0) -> None:
         self.vocab_size = vocab_size
-        # TGI's order, with OpenAI's two among the penalties; a grammar's mask belongs between the penalties and the temperature.
+        # TGI's order, with OpenAI's two after its penalties; a grammar's mask belongs between them and the temperature.
         self.processors: tuple[Processor[Any], ...] = (
             Watermark(vocab_size, gamma=watermark_gamma, delta=watermark_delta),
             RepetitionPenalty(vocab_size),

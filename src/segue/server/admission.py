@@ -20,6 +20,9 @@ __all__ = ["Admission", "AdmittedRequest", "Ask", "Encoder", "Limits"]
 
 _RESERVED_NEW_TOKENS = 1024
 """TGI reserves no more than this at first, and checks no more than this against the limit."""
+_MAX_LOGIT_BIASES = 1024
+"""They cost time at each step, which others wait for."""
+_MAX_ID_DIGITS = 12
 
 
 class Limits(NamedTuple):
@@ -30,6 +33,7 @@ class Limits(NamedTuple):
     max_top_n_tokens: int
     max_input_tokens: int
     max_total_tokens: int
+    vocab_size: int
 
     @classmethod
     def of(cls, config: ServeConfig, info: EngineInfo) -> "Limits":
@@ -39,6 +43,7 @@ class Limits(NamedTuple):
             max_top_n_tokens=config.max_top_n_tokens,
             max_input_tokens=info.max_input_tokens,
             max_total_tokens=info.max_total_tokens,
+            vocab_size=info.vocab_size,
         )
 
 
@@ -63,6 +68,15 @@ def _is_not_positive(value: float | None) -> bool:
 
 def _is_no_share(value: float | None) -> bool:
     return value is not None and not 0 < round_to_f32(value) < 1
+
+
+def _is_no_bias(p: GenerateParameters, limits: Limits) -> bool:
+    """Whether ``logit_bias`` names what is no token, or adds more than OpenAI lets one add."""
+    return any(
+        not (key.isascii() and key.isdigit() and len(key) < _MAX_ID_DIGITS and int(key) < limits.vocab_size)
+        or not -100 <= bias <= 100
+        for key, bias in (p.logit_bias or {}).items()
+    )
 
 
 # The order is TGI's: of several faults it names the first.
@@ -110,6 +124,16 @@ PARAMETER_RULES = (
         lambda p, limits: (p.top_n_tokens or 0) > limits.max_top_n_tokens,
         "`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {p.top_n_tokens}",
     ),
+    # What TGI does not have comes after what it has.
+    Rule(
+        lambda p, limits: p.presence_penalty is not None and not -2 <= p.presence_penalty <= 2,
+        "`presence_penalty` must be >= -2.0 and <= 2.0",
+    ),
+    Rule(
+        lambda p, limits: len(p.logit_bias or {}) > _MAX_LOGIT_BIASES,
+        f"`logit_bias` supports up to {_MAX_LOGIT_BIASES} tokens",
+    ),
+    Rule(_is_no_bias, "`logit_bias` must map token ids below {limits.vocab_size} to numbers from -100.0 to 100.0"),
 )
 TRUNCATE_RULES = (
     Rule(
@@ -134,6 +158,8 @@ class Ask:
     """TGI's name of the route's span, for the log."""
     inputs: str
     parameters: GenerateParameters
+    input_ids: tuple[int, ...] | None = None
+    """The prompt, where it came as token ids; ``inputs`` is then not read."""
     add_special_tokens: bool = True
     received_time: float
     """``time.monotonic()``."""
@@ -207,10 +233,15 @@ class Admission:
         inputs, parameters = ask.inputs, ask.parameters
         limits, info = self._limits, self._info
         check(PARAMETER_RULES, parameters, limits)
-        if not inputs:
+        if not (inputs if ask.input_ids is None else ask.input_ids):
             raise ValidationError("`inputs` cannot be empty")
         check(TRUNCATE_RULES, parameters, limits)
-        input_ids = await self._encode(inputs, add_special_tokens=ask.add_special_tokens)
+        if ask.input_ids is None:
+            input_ids = await self._encode(inputs, add_special_tokens=ask.add_special_tokens)
+        else:
+            input_ids = list(ask.input_ids)
+            if max(input_ids) >= info.vocab_size:
+                raise ValidationError(f"token ids of a prompt must be below {info.vocab_size}. Given: {max(input_ids)}")
         if not input_ids:
             raise ValidationError("`inputs` cannot be empty")
         if parameters.truncate is not None:
@@ -257,6 +288,8 @@ def _sampling(p: GenerateParameters, *, has_prompt_logprobs: bool) -> SamplingPa
         typical_p=1.0 if p.typical_p is None else p.typical_p,
         repetition_penalty=1.0 if p.repetition_penalty is None else p.repetition_penalty,
         frequency_penalty=p.frequency_penalty or 0.0,
+        presence_penalty=p.presence_penalty or 0.0,
+        logit_bias=tuple({int(key): bias for key, bias in (p.logit_bias or {}).items()}.items()),
         watermark=p.watermark,
         seed=p.seed,
         stop=tuple(p.stop),

@@ -67,6 +67,7 @@ OPERATIONS = (
         reply=openai.ChatCompletion,
         event=openai.ChatCompletionChunk,
         errors=_GENERATION_ERRORS,
+        is_openai=True,
         needs_key=True,
     ),
     Operation(
@@ -78,6 +79,7 @@ OPERATIONS = (
         reply=openai.CompletionFinal,
         event=openai.Chunk,
         errors=_GENERATION_ERRORS,
+        is_openai=True,
         needs_key=True,
     ),
     Operation(
@@ -109,7 +111,15 @@ OPERATIONS = (
         reply=openai.ModelsInfo,
         operation_id="openai_get_model_info",
     ),
-    Operation("GET", "/v1/models/{model_id:path}", status.model, "A served model", reply=openai.ModelInfo),
+    Operation(
+        "GET",
+        "/v1/models/{model_id:path}",
+        status.model,
+        "A served model",
+        reply=openai.ModelInfo,
+        errors=(404,),
+        is_openai=True,
+    ),
     Operation("GET", "/info", status.info, "The model and the limits", reply=tgi.Info, operation_id="get_model_info"),
     Operation("GET", "/health", status.health, "200 when requests can be answered", errors=(503,)),
     Operation("GET", "/ping", status.health, "As /health", errors=(503,), operation_id="ping"),

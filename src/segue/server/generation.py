@@ -26,6 +26,7 @@ __all__ = [
     "Token",
     "all_or_none",
     "generate",
+    "longest_headers",
     "sum_headers",
     "timing_headers",
 ]
@@ -254,6 +255,13 @@ def timing_headers(generation: Generation, compute_type: str) -> dict[str, str]:
         "x-prompt-tokens": str(generation.num_inputs),
         "x-generated-tokens": str(len(generation.tokens)),
     }
+
+
+def longest_headers(generations: Sequence[Generation], compute_type: str) -> dict[str, str]:
+    """Of several choices of one prompt, which ran side by side: the times of the one that ended last."""
+    last = max(generations, key=lambda each: each.timings().total_time)
+    headers = timing_headers(last, compute_type)
+    return {**headers, "x-generated-tokens": str(sum(len(each.tokens) for each in generations))}
 
 
 def sum_headers(headers: Sequence[dict[str, str]]) -> dict[str, str]:

@@ -13,6 +13,7 @@ __all__ = ["openapi_document"]
 _TAG = "Text Generation Inference"
 _REF = "#/components/schemas/{model}"
 _ERRORS = {
+    404: ("The model `x` does not exist", "model_not_found"),
     422: ("Input validation error", "validation"),
     424: ("Request failed during generation", "generation"),
     429: ("Model is overloaded", "overloaded"),

@@ -43,6 +43,8 @@ class Operation:
     """The answer is plain text."""
     errors: Sequence[int] = ()
     """Statuses with TGI's error object."""
+    is_openai: bool = False
+    """Errors are OpenAI's, in the words of ``OpenAIWords``."""
     needs_key: bool = False
     """Only callers with the API key are answered, where the server has one."""
 
@@ -73,9 +75,10 @@ class Endpoint:
         try:
             return await operation.handler(self._server, request)
         except BodyError as error:
-            return text_reply(str(error), error.status)
+            words = self._server.words.body_error(str(error), error.status) if operation.is_openai else None
+            return text_reply(str(error), error.status) if words is None else json_reply(words, error.status)
         except RequestError as error:
-            return error_reply(error)
+            return error_reply(error, self._server.words.error(error) if operation.is_openai else None)
         except ClientDisconnect:
             raise
         except Exception:

@@ -11,14 +11,19 @@ from segue.core.errors import RequestError
 __all__ = ["empty_reply", "error_reply", "json_reply", "text_reply"]
 
 
+_RETRY_AFTER_S = "1"
+"""Permits come back as fast as sequences end; clients multiply this by themselves."""
+
+
 def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Non-finite floats become null."""
     return Response(encode(value), status, headers, "application/json")
 
 
-def error_reply(error: RequestError) -> Response:
-    """TGI's error object under the error's status."""
-    return json_reply({"error": str(error), "error_type": error.error_type}, error.status)
+def error_reply(error: RequestError, body: Any = None) -> Response:
+    """TGI's error object, or ``body``, under the error's status; 429 says when to try again."""
+    body = {"error": str(error), "error_type": error.error_type} if body is None else body
+    return json_reply(body, error.status, {"retry-after": _RETRY_AFTER_S} if error.status == 429 else None)
 
 
 def text_reply(text: str, status: int) -> Response:

@@ -13,6 +13,7 @@ from segue.engine.handle import EngineHandle
 from segue.server.admission import Admission
 from segue.server.journal import log_failure
 from segue.server.metrics import Metrics
+from segue.server.openai_words import OpenAIWords
 from segue.text.chat_template import ChatTemplate
 from segue.text.tokenizer import Tokenizer, TokenSpan
 
@@ -48,6 +49,7 @@ class Server:
         self.metrics = Metrics(engine.info)
         self.version = f"{_TGI_VERSION}+segue.{segue.__version__}"
         self.system_fingerprint = f"{self.version}-native"
+        self.words = OpenAIWords(config.openai_dialect)
         self.compute_type = config.compute_type or f"1-{engine.info.device_name or engine.info.device}"
         self.admission = Admission(config, engine.info, self.encode, self.metrics)
         self._threads = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="tokenize")

@@ -15,19 +15,19 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from segue.core.errors import IncompleteGenerationError, IncompleteStreamError, RequestError
-from segue.core.output import FinishReason
 from segue.server.admission import Ask
 from segue.server.generation import Generation, Token
+from segue.server.openai_words import OpenAIWords
 from segue.server.state import Server
 
 __all__ = [
     "DONE",
     "ChatEvents",
-    "CompletionEvents",
     "Dialect",
     "EventStream",
     "GenerateEvents",
-    "chat_finish_reason",
+    "OpenAIEvents",
+    "StreamUsage",
     "chat_logprob",
     "error_object",
     "merge",
@@ -89,28 +89,60 @@ class GenerateEvents:
 
 
 class OpenAIEvents:
-    """What OpenAI's two streams share."""
+    """What OpenAI's streams share."""
+
+    def __init__(self, words: OpenAIWords) -> None:
+        self._words = words
 
     def error(self, error: RequestError) -> bytes:
-        # TGI says 422 whatever the error is; its clients read the message.
-        return b"data: %b\n\n" % encode({"error": {"message": str(error), "http_status_code": 422}})
+        return b"data: %b\n\n" % encode(self._words.error_event(error))
+
+
+class StreamUsage:
+    """The usage of all choices of a stream together."""
+
+    def __init__(self, num_choices: int, choices_per_prompt: int) -> None:
+        self._num_missing = num_choices
+        self._choices_per_prompt = choices_per_prompt
+        self._generations: dict[int, Generation] = {}
+
+    def add(self, index: int, generation: Generation) -> dict[str, int] | None:
+        """The choice ``index`` has ended. The usage, when it was the last."""
+        self._generations[index] = generation
+        self._num_missing -= 1
+        if self._num_missing > 0:
+            return None
+        return usage([each for _, each in sorted(self._generations.items())], self._choices_per_prompt)
 
 
 class ChatEvents(OpenAIEvents):
     """``/v1/chat/completions``: one chunk a token; a last chunk without choices carries the usage, if asked for."""
 
-    def __init__(self, *, model: str, system_fingerprint: str, wants_logprobs: bool, include_usage: bool) -> None:
+    def __init__(
+        self,
+        words: OpenAIWords,
+        *,
+        chunk_id: str,
+        model: str,
+        system_fingerprint: str,
+        wants_logprobs: bool,
+        usage: StreamUsage | None,
+        index: int = 0,
+    ) -> None:
+        """``usage``: None: not asked for. ``index``: of the choice."""
+        super().__init__(words)
         self._wants_logprobs = wants_logprobs
-        self._include_usage = include_usage
+        self._usage = usage
+        self._index = index
         head = {
             "object": "chat.completion.chunk",
-            "id": "",
+            "id": chunk_id,
             "created": int(time.time()),
             "model": model,
             "system_fingerprint": system_fingerprint,
         }
         self._chunk = b'data: %b,"choices":' % encode(head)[:-1]
-        self._head = self._chunk + b'[{"index":0,"delta":{"role":"assistant","content":'
+        self._head = b'%b[{"index":%d,"delta":{"role":"assistant","content":' % (self._chunk, index)
 
     def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
         before = len(generation.tokens) - len(tokens)
@@ -123,33 +155,14 @@ class ChatEvents(OpenAIEvents):
                 logprobs = encode({"content": [chat_logprob(generation, before + number - 1)]})
             reason = b"null"
             if is_end and number == len(tokens):
-                reason = b'"%b"' % chat_finish_reason(generation.finish_reason).encode()
+                reason = b'"%b"' % self._words.finish_reason(generation.finish_reason).encode()
             events.append(
                 b'%b%b},"logprobs":%b,"finish_reason":%b}],"usage":null}\n\n' % (self._head, content, logprobs, reason)
             )
-        if is_end and self._include_usage:
-            events.append(b'%b[],"usage":%b}\n\n' % (self._chunk, encode(usage([generation]))))
-        return b"".join(events)
-
-
-class CompletionEvents(OpenAIEvents):
-    """``/v1/completions``: one chunk a token, the last of each prompt with TGI's own finish reason and the usage."""
-
-    def __init__(self, *, index: int, model: str, system_fingerprint: str) -> None:
-        """``index``: of the prompt in the request."""
-        names = encode({"model": model, "system_fingerprint": system_fingerprint})[1:-1]
-        head = b'data: {"object":"text_completion","id":"","created":%d' % int(time.time())
-        choice = b'"choices":[{"index":%d,"text":' % index
-        self._head = b"%b,%b" % (head, choice)
-        self._tail = b',"logprobs":null,"finish_reason":""}],%b}\n\n' % names
-        self._last_head = b"%b,%b,%b" % (head, names, choice)
-
-    def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
-        events = [b"%b%b%b" % (self._head, encode(token.text), self._tail) for token in tokens]
-        if generation.finish_reason is not None:
-            end = (generation.finish_reason.encode(), encode(usage([generation])))
-            tail = b',"logprobs":null,"finish_reason":"%b"}],"usage":%b}\n\n' % end
-            events[-1] = b"%b%b%b" % (self._last_head, encode(tokens[-1].text), tail)
+        if is_end and self._usage is not None:
+            total = self._usage.add(self._index, generation)
+            if total is not None:
+                events.append(b'%b[],"usage":%b}\n\n' % (self._chunk, encode(total)))
         return b"".join(events)
 
 
@@ -164,15 +177,9 @@ def chat_logprob(generation: Generation, index: int) -> dict[str, Any]:
     }
 
 
-def chat_finish_reason(reason: FinishReason | None) -> str:
-    """OpenAI's word for the end of a sequence, TGI's word for a stop string."""
-    assert reason is not None, "the generation has not ended"
-    return "stop" if reason is FinishReason.EOS_TOKEN else reason.value
-
-
-def usage(generations: Sequence[Generation]) -> dict[str, int]:
-    """OpenAI's count of tokens, summed."""
-    num_prompt = sum(each.num_inputs for each in generations)
+def usage(generations: Sequence[Generation], choices_per_prompt: int = 1) -> dict[str, int]:
+    """OpenAI's count of tokens, summed; the choices of a prompt follow each other, and it counts once."""
+    num_prompt = sum(each.num_inputs for each in generations[::choices_per_prompt])
     num_completion = sum(len(each.tokens) for each in generations)
     return {
         "prompt_tokens": num_prompt,

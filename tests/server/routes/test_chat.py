@@ -15,6 +15,12 @@ PATH = "/v1/chat/completions"
 USER = [{"role": "user", "content": "hi"}]
 
 
+@pytest.fixture
+def serve(serve: Serve) -> Serve:
+    """TGI to the letter; what the other dialects change is in ``test_openai_dialects.py``."""
+    return lambda **given: serve(**{"openai_dialect": "tgi", **given})
+
+
 def chat(**fields: Any) -> dict[str, Any]:
     return {"messages": USER, **fields}
 
@@ -109,12 +115,18 @@ async def test_C5_openais_parameters(serve: Serve, given: dict[str, Any], expect
     ("given", "text"),
     [
         ({"presence_penalty": -2}, "`repetition_penalty` must be strictly positive"),
-        ({"top_p": 1.0}, "`top_p` must be > 0.0 and < 1.0"),
+        ({"top_p": 1.1}, "`top_p` must be > 0.0 and < 1.0"),
         ({"top_logprobs": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
         ({"max_tokens": 0}, "`max_new_tokens` must be strictly positive"),
         ({"response_format": {"type": "regex", "value": "a"}}, "grammar is not supported"),
-        ({"n": 2}, "`n` > 1 is not supported"),
-        ({"logit_bias": [1.0]}, "`logit_bias` is not supported"),
+        ({"n": 0}, "`n` must be > 0 and <= 128. Given: 0"),
+        ({"n": 2**32 - 1}, "`n` must be > 0 and <= 128. Given: 4294967295"),
+        ({"logit_bias": [1.0]}, "`logit_bias` must map token ids to numbers; a list is not supported"),
+        ({"logit_bias": {"258": 1}}, "`logit_bias` must map token ids below 258 to numbers from -100.0 to 100.0"),
+        ({"logit_bias": {"-1": 1}}, "`logit_bias` must map token ids below 258 to numbers from -100.0 to 100.0"),
+        ({"logit_bias": {"9" * 5000: 1}}, "`logit_bias` must map token ids below 258 to numbers from -100.0 to 100.0"),
+        ({"logit_bias": {"1": 101}}, "`logit_bias` must map token ids below 258 to numbers from -100.0 to 100.0"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "`logit_bias` supports up to 1024 tokens"),
     ],
 )
 async def test_C5_values_that_are_refused(serve: Serve, given: dict[str, Any], text: str) -> None:

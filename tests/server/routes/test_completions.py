@@ -18,6 +18,12 @@ T = TypeVar("T")
 PATH = "/v1/completions"
 
 
+@pytest.fixture
+def serve(serve: Serve) -> Serve:
+    """TGI to the letter; what the other dialects change is in ``test_openai_dialects.py``."""
+    return lambda **given: serve(**{"openai_dialect": "tgi", **given})
+
+
 def echoes(request: Request) -> Iterator[RequestOutput]:
     """A script: say the prompt again."""
     return outputs(request, [*request.prompt_token_ids[1:], EOS])

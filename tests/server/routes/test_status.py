@@ -51,7 +51,7 @@ async def test_R9_models(serve: Serve) -> None:
     ModelsInfo.model_validate_json(reply.content)
     assert (await app.http.get("/v1/models/test/model")).json() == entry
     missing = await app.http.get("/v1/models/other")
-    assert (missing.status_code, missing.content) == (404, b"")
+    assert (missing.status_code, missing.json()["error"]["message"]) == (404, "The model `other` does not exist")
 
 
 async def test_R10_metrics_are_prometheus_text(serve: Serve) -> None:

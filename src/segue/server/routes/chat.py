@@ -6,20 +6,22 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from segue.core.errors import RequestError, TemplateError, ToolError, ValidationError
+from segue.core.errors import RequestError, TemplateError, ToolError
 from segue.protocol.openai import ChatRequest
 from segue.protocol.tgi import GenerateParameters
 from segue.server.admission import Ask
 from segue.server.bodies import read_json
-from segue.server.generation import Generation, generate, timing_headers
+from segue.server.generation import Generation, all_or_none, generate, longest_headers
+from segue.server.openai_parameters import choices, logit_bias, randomness, stop_strings
 from segue.server.replies import json_reply
 from segue.server.state import Server
 from segue.server.stream import (
     DONE,
     ChatEvents,
     EventStream,
-    chat_finish_reason,
+    StreamUsage,
     chat_logprob,
+    merge,
     stream_events,
     unless_client_leaves,
     usage,
@@ -38,27 +40,33 @@ async def chat_completions(server: Server, request: Request) -> ASGIApp:
         ask = Ask(
             name="chat_completions",
             inputs=await _prompt(server, body),
-            parameters=_parameters(body),
+            parameters=_parameters(server, body),
             add_special_tokens=False,
             received_time=time.monotonic(),
         )
+        asks = choices(ask, body.n, server.config.max_concurrent_requests)
     except RequestError as error:
         server.record_failure("chat_completions", error)
         raise
     model = body.model if body.model not in (None, "tgi") else server.model.model_id
     if body.stream:
-        return _streamed(server, body, ask, str(model))
-    answer = await unless_client_leaves(request.receive, generate(server, ask), server.metrics.dropped)
+        return _streamed(server, body, asks, str(model))
+    work = all_or_none([generate(server, ask) for ask in asks])
+    answers = await unless_client_leaves(request.receive, work, server.metrics.dropped)
+    generations = [answer.best for answer in answers]
     reply = {
         "object": "chat.completion",
-        "id": "",
+        "id": server.words.new_id("chatcmpl-"),
         "created": int(time.time()),
         "model": model,
         "system_fingerprint": server.system_fingerprint,
-        "choices": [_choice(answer.best, wants_logprobs=bool(body.logprobs))],
-        "usage": usage([answer.best]),
+        "choices": [
+            _choice(server, index, generation, wants_logprobs=bool(body.logprobs))
+            for index, generation in enumerate(generations)
+        ],
+        "usage": usage(generations, len(generations)),
     }
-    return json_reply(reply, headers=timing_headers(answer.best, server.compute_type))
+    return json_reply(reply, headers=longest_headers(generations, server.compute_type))
 
 
 async def chat_tokenize(server: Server, request: Request) -> ASGIApp:
@@ -70,15 +78,27 @@ async def chat_tokenize(server: Server, request: Request) -> ASGIApp:
     return json_reply({"tokenize_response": tokens, "templated_text": prompt})
 
 
-def _streamed(server: Server, body: ChatRequest, ask: Ask, model: str) -> ASGIApp:
-    dialect = ChatEvents(
-        model=model,
-        system_fingerprint=server.system_fingerprint,
-        wants_logprobs=bool(body.logprobs),
-        include_usage=body.stream_options.include_usage,
-    )
-    headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(ask.inputs))}
-    return EventStream(stream_events(server, ask, dialect), headers, last=DONE)
+def _streamed(server: Server, body: ChatRequest, asks: list[Ask], model: str) -> ASGIApp:
+    chunk_id = server.words.new_id("chatcmpl-")
+    total = StreamUsage(len(asks), len(asks)) if body.stream_options and body.stream_options.include_usage else None
+    streams = [
+        stream_events(
+            server,
+            ask,
+            ChatEvents(
+                server.words,
+                chunk_id=chunk_id,
+                model=model,
+                system_fingerprint=server.system_fingerprint,
+                wants_logprobs=bool(body.logprobs),
+                usage=total,
+                index=index,
+            ),
+        )
+        for index, ask in enumerate(asks)
+    ]
+    headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(asks[0].inputs))}
+    return EventStream(streams[0] if len(streams) == 1 else merge(streams), headers, last=DONE)
 
 
 async def _prompt(server: Server, body: ChatRequest) -> str:
@@ -94,21 +114,18 @@ async def _prompt(server: Server, body: ChatRequest) -> str:
     return await server.in_thread(lambda: cut_after_final_message(template.render(messages), messages))
 
 
-def _parameters(body: ChatRequest) -> GenerateParameters:
+def _parameters(server: Server, body: ChatRequest) -> GenerateParameters:
     """OpenAI's parameters in TGI's words (spec 4.1)."""
-    if body.n is not None and body.n > 1:
-        raise ValidationError("`n` > 1 is not supported")
-    if any(body.logit_bias or ()):
-        raise ValidationError("`logit_bias` is not supported")
-    is_greedy = body.temperature == 0.0
+    presence = body.presence_penalty
+    is_tgi = server.words.is_tgi
     return GenerateParameters(
-        do_sample=not is_greedy,
-        temperature=None if is_greedy else body.temperature,
-        top_p=body.top_p,
-        repetition_penalty=None if body.presence_penalty is None else body.presence_penalty + 2.0,
+        **randomness(body.temperature, body.top_p),
+        repetition_penalty=presence + 2.0 if is_tgi and presence is not None else None,
+        presence_penalty=None if is_tgi else presence,
         frequency_penalty=body.frequency_penalty,
+        logit_bias=logit_bias(body),
         max_new_tokens=body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
-        stop=body.stop or [],
+        stop=stop_strings(body.stop),
         seed=body.seed,
         top_n_tokens=body.top_logprobs,
         details=True,
@@ -118,13 +135,13 @@ def _parameters(body: ChatRequest) -> GenerateParameters:
     )
 
 
-def _choice(generation: Generation, *, wants_logprobs: bool) -> dict[str, Any]:
+def _choice(server: Server, index: int, generation: Generation, *, wants_logprobs: bool) -> dict[str, Any]:
     logprobs = None
     if wants_logprobs:
-        logprobs = {"content": [chat_logprob(generation, index) for index in range(len(generation.tokens))]}
+        logprobs = {"content": [chat_logprob(generation, number) for number in range(len(generation.tokens))]}
     return {
-        "index": 0,
+        "index": index,
         "message": {"role": "assistant", "content": generation.text()},
         "logprobs": logprobs,
-        "finish_reason": chat_finish_reason(generation.finish_reason),
+        "finish_reason": server.words.finish_reason(generation.finish_reason),
     }

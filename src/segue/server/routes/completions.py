@@ -1,31 +1,25 @@
 """``/v1/completions``."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from segue.core.errors import RequestError
+from segue.core.errors import RequestError, ValidationError
 from segue.protocol.openai import CompletionRequest
 from segue.protocol.tgi import GenerateParameters
 from segue.server.admission import Ask
 from segue.server.bodies import read_json
-from segue.server.generation import Generation, all_or_none, generate, sum_headers, timing_headers
+from segue.server.completion_choice import CompletionEvents, CompletionShape, completion_choice
+from segue.server.generation import all_or_none, generate, sum_headers, timing_headers
+from segue.server.openai_parameters import choices, logit_bias, randomness, stop_strings
 from segue.server.replies import json_reply
 from segue.server.state import Server
-from segue.server.stream import (
-    DONE,
-    CompletionEvents,
-    EventStream,
-    chat_finish_reason,
-    merge,
-    stream_events,
-    unless_client_leaves,
-    usage,
-)
+from segue.server.stream import DONE, EventStream, StreamUsage, merge, stream_events, unless_client_leaves, usage
 
-__all__ = ["completions"]
+__all__ = ["completions", "run_completions"]
 
 
 class SuffixError(RequestError):
@@ -42,82 +36,135 @@ class BatchSizeError(RequestError):
     error_type = "batch size exceeded"
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One sequence to generate, and how it is shown."""
+
+    ask: Ask
+    shape: CompletionShape
+
+
 async def completions(server: Server, request: Request) -> ASGIApp:
     """The continuation of each prompt, at once or as streams on one connection."""
     body = await read_json(request, CompletionRequest, server.config.payload_limit)
+    return await run_completions(server, request, body)
+
+
+async def run_completions(server: Server, request: Request, body: CompletionRequest) -> ASGIApp:
+    """The answer to ``body``."""
     server.metrics.request_count.add()
     try:
-        prompts = _prompts(body, server.config.max_client_batch_size)
+        asked = await _choices(server, body)
     except RequestError as error:
         server.record_failure("completions", error)
         raise
-    received_time = time.monotonic()
-    parameters = _parameters(body)
-    asks = [
-        Ask(name="completions", inputs=prompt, parameters=parameters, received_time=received_time) for prompt in prompts
-    ]
+    n = body.n or 1
     if body.stream:
-        return _streamed(server, asks)
-    work = all_or_none([generate(server, ask) for ask in asks])
+        return _streamed(server, body, asked, n)
+    work = all_or_none([generate(server, each.ask) for each in asked])
     answers = await unless_client_leaves(request.receive, work, server.metrics.dropped)
     generations = [answer.best for answer in answers]
     reply = {
         "object": "text_completion",
-        "id": "",
+        "id": server.words.new_id("cmpl-"),
         "created": int(time.time()),
         "model": server.model.model_id,
         "system_fingerprint": server.system_fingerprint,
-        "choices": [_choice(index, generation) for index, generation in enumerate(generations)],
-        "usage": usage(generations),
+        "choices": [
+            completion_choice(server.words, index, generation, each.shape)
+            for index, (generation, each) in enumerate(zip(generations, asked, strict=True))
+        ],
+        "usage": usage(generations, n),
     }
     headers = sum_headers([timing_headers(generation, server.compute_type) for generation in generations])
     return json_reply(reply, headers=headers)
 
 
-def _prompts(body: CompletionRequest, max_prompts: int) -> list[str]:
+async def _choices(server: Server, body: CompletionRequest) -> list[Choice]:
+    """``n`` for each prompt. Raises RequestError."""
     if body.suffix is not None:
         raise SuffixError("Suffix is not supported and can be achieved by preprocessing the prompt.")
-    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if body.echo and body.logprobs is not None and not _has_prompt_logprobs(server, body):
+        raise ValidationError("`logprobs` with `echo` need a server with `--enable-prefill-logprobs`, and no stream")
+    prompts = _prompts(body)
+    max_prompts = server.config.max_client_batch_size
     if len(prompts) > max_prompts:
         raise BatchSizeError(f"Number of prompts exceeds the maximum allowed batch size of {max_prompts}")
+    received_time, parameters = time.monotonic(), _parameters(server, body)
+    result: list[Choice] = []
+    for prompt in prompts:
+        text, ids = (prompt, None) if isinstance(prompt, str) else ("", tuple(prompt))
+        ask = Ask(name="completions", inputs=text, input_ids=ids, parameters=parameters, received_time=received_time)
+        shape = CompletionShape(
+            echo=await _prompt_text(server, text, ids) if body.echo else "",
+            hides_generation=bool(body.echo) and body.max_tokens == 0,
+            num_top_tokens=body.logprobs,
+        )
+        result += [Choice(each, shape) for each in choices(ask, body.n, server.config.max_concurrent_requests)]
+    return result
+
+
+def _has_prompt_logprobs(server: Server, body: CompletionRequest) -> bool:
+    is_encoder_decoder = server.engine.info.is_encoder_decoder
+    return server.config.enable_prefill_logprobs and not is_encoder_decoder and not body.stream
+
+
+def _prompts(body: CompletionRequest) -> list[str] | list[list[int]]:
+    prompt: Any = body.prompt
+    is_one = isinstance(prompt, str) or isinstance(prompt[0], int)
+    prompts: list[str] | list[list[int]] = [prompt] if is_one else prompt
     return prompts
 
 
-def _streamed(server: Server, asks: list[Ask]) -> ASGIApp:
-    model, fingerprint = server.model.model_id, server.system_fingerprint
+async def _prompt_text(server: Server, text: str, ids: tuple[int, ...] | None) -> str:
+    """What ``echo`` repeats."""
+    vocab_size, tokenizer = server.engine.info.vocab_size, server.model.tokenizer
+    if ids is None or max(ids, default=0) >= vocab_size:
+        return text
+    return await server.in_thread(lambda: tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def _streamed(server: Server, body: CompletionRequest, asked: list[Choice], n: int) -> ASGIApp:
+    total = StreamUsage(len(asked), n) if body.stream_options and body.stream_options.include_usage else None
+    chunk_id = server.words.new_id("cmpl-")
     streams = [
-        stream_events(server, ask, CompletionEvents(index=index, model=model, system_fingerprint=fingerprint))
-        for index, ask in enumerate(asks)
+        stream_events(
+            server,
+            each.ask,
+            CompletionEvents(
+                server.words,
+                index=index,
+                chunk_id=chunk_id,
+                model=server.model.model_id,
+                system_fingerprint=server.system_fingerprint,
+                shape=each.shape,
+                total=total,
+            ),
+        )
+        for index, each in enumerate(asked)
     ]
     headers = {
         "x-compute-type": server.compute_type,
-        "x-compute-characters": str(sum(len(ask.inputs) for ask in asks)),
+        "x-compute-characters": str(sum(len(each.ask.inputs) for each in asked)),
     }
     return EventStream(streams[0] if len(streams) == 1 else merge(streams), headers, last=DONE)
 
 
-def _parameters(body: CompletionRequest) -> GenerateParameters:
+def _parameters(server: Server, body: CompletionRequest) -> GenerateParameters:
     """OpenAI's parameters in TGI's words (spec 4.7)."""
-    is_greedy = body.temperature == 0.0
     return GenerateParameters(
-        do_sample=not is_greedy,
-        temperature=None if is_greedy else body.temperature,
-        top_p=body.top_p,
+        **randomness(body.temperature, body.top_p),
         repetition_penalty=body.repetition_penalty,
+        presence_penalty=None if server.words.is_tgi else body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
-        max_new_tokens=body.max_tokens,
-        stop=body.stop or [],
+        logit_bias=logit_bias(body),
+        # No sequence can be asked to generate nothing: one token is, and is not shown.
+        max_new_tokens=1 if body.echo and body.max_tokens == 0 else body.max_tokens,
+        stop=stop_strings(body.stop),
         seed=body.seed,
+        top_n_tokens=body.logprobs,
         details=True,
+        decoder_input_details=bool(body.echo) and body.logprobs is not None,
         return_full_text=False,
         adapter_id=None if body.model == "tgi" else body.model,
     )
-
-
-def _choice(index: int, generation: Generation) -> dict[str, Any]:
-    return {
-        "index": index,
-        "text": generation.text(),
-        "logprobs": None,
-        "finish_reason": chat_finish_reason(generation.finish_reason),
-    }

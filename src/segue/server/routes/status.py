@@ -6,11 +6,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from segue.core.errors import UnhealthyError
+from segue.core.errors import RequestError, UnhealthyError
 from segue.server.replies import empty_reply, json_reply
 from segue.server.state import Server
 
 __all__ = ["health", "info", "metrics", "model", "models"]
+
+
+class UnknownModelError(RequestError):
+    """A model that is not served here."""
+
+    status = 404
+    error_type = "model_not_found"
 
 
 async def health(server: Server, request: Request) -> ASGIApp:
@@ -49,9 +56,10 @@ async def models(server: Server, request: Request) -> ASGIApp:
 
 
 async def model(server: Server, request: Request) -> ASGIApp:
-    """The served model, or 404."""
-    if request.path_params["model_id"] != server.model.model_id:
-        return empty_reply(404)
+    """The served model. Raises UnknownModelError for any other."""
+    model_id = request.path_params["model_id"]
+    if model_id != server.model.model_id:
+        raise UnknownModelError(f"The model `{model_id}` does not exist")
     return json_reply(_model(server))
 
 
