@@ -6,7 +6,7 @@ export PORT="${AIP_HTTP_PORT:-${PORT:-8080}}"
 
 case ${AIP_STORAGE_URI:-} in
 gs://*)
-    folder=${AIP_MODEL_FOLDER:-/tmp/model}
+    folder=${TMPDIR:-/tmp}/model
     python3 "$(dirname "$0")/fetch_gcs.py" "$AIP_STORAGE_URI" "$folder"
     export MODEL_ID="$folder"
     ;;
