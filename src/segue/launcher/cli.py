@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from segue._version import __version__
-from segue.core.config import ConnectConfig, OptionError, ServeConfig, resolve, resolve_connect
+from segue.core.config import ConnectConfig, OptionError, ServeConfig, environment, resolve, resolve_connect
 from segue.core.errors import ConfigError, SegueError
+from segue.core.options import resolve_options
 from segue.launcher.arguments import Parser, add_options, given_options
 
 __all__ = ["main", "text_generation_launcher"]
@@ -99,10 +100,19 @@ def _segue_parser() -> Parser:
     add_options(chat, ConnectConfig)
     chat.set_defaults(run=_chat)
 
-    environment = commands.add_parser(
+    from segue.conformance import cli as conformance
+    from segue.conformance.options import CheckOptions
+    from segue.containers.cli import add_commands
+
+    check = conformance.add_command(commands)
+    add_options(check, CheckOptions)
+    check.set_defaults(run=_check)
+    add_commands(commands)
+
+    report = commands.add_parser(
         "env", help="print the runtime environment, for bug reports", usage="segue env", description="For bug reports."
     )
-    environment.set_defaults(run=_environment)
+    report.set_defaults(run=_environment)
     return parser
 
 
@@ -165,6 +175,15 @@ def _chat(namespace: argparse.Namespace) -> None:
 
     options = talk.ChatOptions(**given_options(namespace, talk.ChatOptions))
     talk.chat(options, resolve_connect(given_options(namespace, ConnectConfig)))
+
+
+def _check(namespace: argparse.Namespace) -> None:
+    from segue.conformance.cli import run
+    from segue.conformance.options import CheckOptions
+
+    environ = environment()
+    options = resolve_options(CheckOptions, given_options(namespace, CheckOptions), environ, {})
+    raise SystemExit(run(options, environ))
 
 
 def _environment(_: argparse.Namespace | None) -> None:
