@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from segue._version import __version__
 
 if TYPE_CHECKING:
+    from segue.client import AsyncClient, Client
     from segue.core.request import SamplingParams
     from segue.launcher.llm import LLM
 
-__all__ = ["LLM", "SamplingParams", "__version__"]
+__all__ = ["LLM", "AsyncClient", "Client", "SamplingParams", "__version__"]
 
 _LAZY = {
+    "AsyncClient": "segue.client",
+    "Client": "segue.client",
     "LLM": "segue.launcher.llm",
     "SamplingParams": "segue.core.request",
 }
