@@ -1,5 +1,6 @@
 """Results for people: a table, by rich where it is installed."""
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -22,9 +23,11 @@ _MARKS: Mapping[str, tuple[str, str]] = {
 
 
 def print_report(sections: Sequence[Section], *, plain: bool | None = None) -> None:
-    """``plain`` None: as the terminal and the installed libraries allow."""
+    """``plain`` None: unless rich is installed and somebody looks at a terminal."""
+    if plain is None:
+        plain = find_spec("rich") is None or not sys.stdout.isatty()
     for title, lines, differences in sections:
-        if plain or (plain is None and find_spec("rich") is None):
+        if plain:
             _print_plain(title, lines)
         else:
             _print_rich(title, lines)
