@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import logging
-import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from segue.client import AsyncClient, CallOptions, NotFoundError, TGIError, ValidationError
 from segue.integrations.hf_tgi.chat import Messages, chat_body, delta_of, has_no_chat, marked_up
 from segue.integrations.hf_tgi.requests import REAL, Requests
+from segue.integrations.loop_clients import LoopClients
 
 __all__ = ["hf_tgi"]
 
@@ -46,15 +46,11 @@ class hf_tgi(Requests):
         super().__init__(resources, metadata, environment=environment)
         self._registered: dict[str, list[str]] = {}
         self._batch_sizes: dict[str, int] = {}
-        # Connections belong to the event loop that opened them.
-        self._async_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncClient]
-        self._async_clients = weakref.WeakKeyDictionary()
+        self._async_clients = LoopClients(lambda: AsyncClient(pool=self._pool, environment=environment))
 
     async def aclose(self) -> None:
         """Close the connections that handlers have opened in this event loop."""
-        client = self._async_clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.close()
+        await self._async_clients.close()
 
     # handlers
 
@@ -190,7 +186,7 @@ class hf_tgi(Requests):
     async def _text(
         self, url: str | None, prompt: str | Messages, parameters: Mapping[str, Any], options: CallOptions
     ) -> str:
-        client = self._async_client()
+        client = self._async_clients.get()
         if not isinstance(prompt, str):
             try:
                 body = chat_body(prompt, parameters)
@@ -207,7 +203,7 @@ class hf_tgi(Requests):
     async def _deltas(
         self, url: str | None, prompt: str | Messages, parameters: Mapping[str, Any], options: CallOptions
     ) -> AsyncIterator[str]:
-        client = self._async_client()
+        client = self._async_clients.get()
         if not isinstance(prompt, str):
             try:
                 body = {**chat_body(prompt, parameters), "stream": True}
@@ -224,13 +220,6 @@ class hf_tgi(Requests):
         async with await client.stream_request("POST", target, json=body, **options) as stream:
             async for event in stream:
                 yield delta_of(event)
-
-    def _async_client(self) -> AsyncClient:
-        loop = asyncio.get_running_loop()
-        client = self._async_clients.get(loop)
-        if client is None:
-            client = self._async_clients[loop] = AsyncClient(pool=self._pool, environment=self._environment)
-        return client
 
 
 async def _finish(answer: Any, backend: hf_tgi) -> Any:

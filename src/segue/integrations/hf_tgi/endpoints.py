@@ -57,7 +57,6 @@ class EndpointBook:
         self.default_model = str(self.metadata.get("model_id") or variables.model or DEFAULT_MODEL)
         given = self.metadata.get("hf_api_key") or self.metadata.get("hf_api_token")
         self.api_token: str | None = given or variables.key_for(self.base_url)
-        self._environment = environment
         self._pool = EndpointPool()
         self._client = Client(pool=self._pool, environment=environment)
         number = 1
