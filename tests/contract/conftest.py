@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     )
     listener = socket.create_server(("127.0.0.1", 0))
     with LocalEngine(Engine(_CONFIG, FakeRunner(next_token=echo, fails=is_boom)), info) as engine:
-        app = build_app(ServeConfig(api_key=API_KEY, max_concurrent_requests=MAX_CONCURRENT_REQUESTS), engine, model)
+        app = build_app(ServeConfig(api_key=(API_KEY,), max_concurrent_requests=MAX_CONCURRENT_REQUESTS), engine, model)
         running = RunningServer(f"http://127.0.0.1:{listener.getsockname()[1]}", API_KEY, MAX_CONCURRENT_REQUESTS)
         engine.on_step.append(lambda stats: setattr(running, "stats", stats))
         http = uvicorn.Server(uvicorn.Config(app, http="httptools", log_config=None, access_log=False, lifespan="on"))

@@ -48,7 +48,7 @@ TGI_LAUNCHER = {
     "otlp_endpoint": None,
     "otlp_service_name": "text-generation-inference.router",
     "cors_allow_origin": (),
-    "api_key": None,
+    "api_key": (),
     "watermark_gamma": None,
     "watermark_delta": None,
     "ngrok": False,
@@ -161,3 +161,19 @@ def test_wrong_values_of_variables_are_usage_errors() -> None:
 def test_connect_config() -> None:
     assert resolve_connect({}, {}).url == "http://127.0.0.1:3000"
     assert resolve_connect({}, {"SEGUE_URL": "http://10.0.0.1", "API_KEY": "k"}).api_key == "k"
+
+
+def test_R12_vertex_says_where_to_listen() -> None:
+    environ = {"AIP_HTTP_PORT": "8085", "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": "/h"}
+    config = resolve({"port": 80}, environ)
+    assert (config.port, config.aip_predict_route, config.aip_health_route) == (8085, "/p", "/h")
+    assert resolve({"port": 80}, {"AIP_HTTP_PORT": "x"}).port == 80
+    with pytest.raises(ConfigError, match="`port` must be a port number"):
+        resolve({}, {"AIP_HTTP_PORT": "70000"})
+    with pytest.raises(ConfigError, match="`aip_predict_route` must be a path"):
+        resolve({}, {"AIP_PREDICT_ROUTE": "p"})
+
+
+def test_H1_several_api_keys() -> None:
+    assert resolve({}, {"API_KEY": "a, b"}).api_key == ("a", "b")
+    assert "secret-key" not in repr(resolve({}, {"API_KEY": "secret-key"}))

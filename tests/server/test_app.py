@@ -18,6 +18,9 @@ WITH_KEY = {
     ("POST", "/v1/completions"),
     ("POST", "/tokenize"),
     ("POST", "/chat_tokenize"),
+    ("POST", "/invocations"),
+    ("POST", "/vertex"),
+    ("POST", "/v2/models/{model_name}/versions/{model_version}/infer"),
 }
 WITHOUT_KEY = {
     ("GET", "/"),
@@ -29,6 +32,11 @@ WITHOUT_KEY = {
     ("GET", "/docs"),
     ("GET", "/docs/"),
     ("GET", "/api-doc/openapi.json"),
+    ("GET", "/v2"),
+    ("GET", "/v2/health/live"),
+    ("GET", "/v2/health/ready"),
+    ("GET", "/v2/models/{model_name}/versions/{model_version}"),
+    ("GET", "/v2/models/{model_name}/versions/{model_version}/ready"),
 }
 
 
@@ -43,7 +51,7 @@ def test_the_tables_name_every_operation() -> None:
 
 @pytest.mark.parametrize(("method", "path"), sorted(WITH_KEY))
 async def test_H1_routes_that_need_the_key(serve: Serve, method: str, path: str) -> None:
-    app = serve(api_key="Secret")
+    app = serve(api_key=("Secret",))
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Secret"}, {"authorization": "Bearer "}):
         reply = await call(app, method, path, json={}, headers=headers)
         assert (reply.status_code, reply.content) == (401, b"")
@@ -54,11 +62,25 @@ async def test_H1_routes_that_need_the_key(serve: Serve, method: str, path: str)
 
 @pytest.mark.parametrize(("method", "path"), sorted(WITHOUT_KEY))
 async def test_H1_routes_that_are_open(serve: Serve, method: str, path: str) -> None:
-    assert (await call(serve(api_key="secret"), method, path)).status_code == 200
+    assert (await call(serve(api_key=("secret",)), method, path)).status_code == 200
+
+
+async def test_H1_several_keys(serve: Serve) -> None:
+    app = serve(api_key=("one", "Two"))
+    for headers, status in (
+        ({"authorization": "Bearer one"}, 422),
+        ({"authorization": "bearer TWO"}, 422),
+        ({"x-api-key": "Two"}, 422),
+        ({"authorization": "Bearer one,Two"}, 401),
+        ({"authorization": "Bearer three"}, 401),
+        ({"x-api-key": ""}, 401),
+        ({}, 401),
+    ):
+        assert (await call(app, "POST", "/generate", json={}, headers=headers)).status_code == status
 
 
 async def test_H1_a_key_that_is_not_ascii(serve: Serve) -> None:
-    app = serve(api_key="schlüssel")
+    app = serve(api_key=("schlüssel",))
     headers = [(b"authorization", "Bearer schlüssel".encode()), (b"content-type", b"application/json")]
     assert (await app.http.post("/generate", content=b"{}", headers=headers)).status_code == 422
     headers[0] = (b"authorization", b"Bearer schl\xff\xfessel")
@@ -101,7 +123,7 @@ async def test_H2_preflight(serve: Serve) -> None:
         "access-control-request-method": "POST",
         "access-control-request-headers": "content-type,authorization,x-stainless-os",
     }
-    reply = await call(serve(api_key="secret"), "OPTIONS", "/generate", headers=headers)
+    reply = await call(serve(api_key=("secret",)), "OPTIONS", "/generate", headers=headers)
     assert reply.status_code == 200
     allowed = reply.headers
     assert allowed["access-control-allow-origin"] == "*"

@@ -74,6 +74,8 @@ TGI_OPERATIONS = {
     ("get", "/info"): "get_model_info",
     ("get", "/health"): "health",
     ("get", "/metrics"): "metrics",
+    ("post", "/invocations"): "sagemaker_compatibility",
+    ("post", "/vertex"): "vertex_compatibility",
 }
 
 

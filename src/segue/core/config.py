@@ -130,9 +130,19 @@ class ServeConfig:
     hostname: str = _http("0.0.0.0", "Address to listen on.")  # noqa: S104
     port: int = _http(3000, "Port to listen on.", short="-p")
     prometheus_port: int = _http(9000, "Port that serves /metrics alone; one that is taken is left out with a warning.")
-    api_key: str | None = _http(None, "Ask callers for `Authorization: Bearer KEY`.", secret=True, metavar="KEY")
+    api_key: tuple[str, ...] = _http(
+        (),
+        "Ask callers for `Authorization: Bearer KEY`; may be repeated or hold several, separated by commas.",
+        secret=True,
+        metavar="KEY",
+    )
     cors_allow_origin: tuple[str, ...] = _http(
         (), "Origin that browsers may call from; may be repeated. Default: any.", metavar="ORIGIN"
+    )
+    aip_predict_route: str | None = _http(None, "Vertex AI: path that answers as /vertex.", flag=False, metavar="PATH")
+    aip_health_route: str | None = _http(None, "Vertex AI: path that answers as /health.", flag=False, metavar="PATH")
+    aip_http_port: str | None = _http(
+        None, "Vertex AI: port to listen on, before any other; one that is no number is left out.", flag=False
     )
     openai_dialect: str = _http(
         "mixed",
@@ -287,6 +297,9 @@ def resolve(
         if config.max_input_tokens is not None:
             raise ConfigError("Both `max_input_tokens` and `max_input_length` are set. Please define only one of them.")
         config = dataclasses.replace(config, max_input_tokens=config.max_input_length, max_input_length=None)
+    if config.aip_http_port is not None and config.aip_http_port.isdecimal():
+        config = dataclasses.replace(config, port=int(config.aip_http_port))
+    _check_routes(config)
     _refuse_what_comes_later(config)
     _check_numbers(config)
     _check_lengths(config)
@@ -320,6 +333,13 @@ def _refuse_what_comes_later(config: ServeConfig) -> None:
     for name, is_set in later.items():
         if is_set:
             raise ConfigError(f"`{name}` is not in this version of Segue. Leave it out to serve without it.")
+
+
+def _check_routes(config: ServeConfig) -> None:
+    for name in ("aip_predict_route", "aip_health_route"):
+        path = getattr(config, name)
+        if path is not None and (not path.startswith("/") or "{" in path):
+            raise ConfigError(f"`{name}` must be a path that begins with `/`")
 
 
 def _check_numbers(config: ServeConfig) -> None:

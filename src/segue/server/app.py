@@ -16,15 +16,27 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from segue.core.config import ServeConfig
 from segue.engine.handle import EngineHandle
 from segue.protocol import openai, tgi
+from segue.protocol.platforms import (
+    InferenceRequest,
+    InferenceResponse,
+    LiveResponse,
+    MetadataServerResponse,
+    ModelMetadataResponse,
+    SagemakerRequest,
+    VertexRequest,
+    VertexResponse,
+)
 from segue.server.openapi import openapi_document
 from segue.server.operations import Endpoint, Operation
 from segue.server.replies import empty_reply
-from segue.server.routes import chat, completions, generate, pages, status, tokenize
+from segue.server.routes import chat, completions, generate, pages, platforms, status, tokenize
 from segue.server.state import ServedModel, Server
 
 __all__ = ["OPERATIONS", "PAGES", "build_app"]
 
 _GENERATION_ERRORS = (422, 424, 429, 500)
+
+_KSERVE_MODEL = "/v2/models/{model_name}/versions/{model_version}"
 
 OPERATIONS = (
     Operation(
@@ -104,6 +116,44 @@ OPERATIONS = (
         operation_id="get_chat_tokenize",
     ),
     Operation(
+        "POST",
+        "/invocations",
+        platforms.invocations,
+        "SageMaker: as /, /v1/chat/completions or /v1/completions, by the body",
+        request=SagemakerRequest,
+        event=tgi.StreamResponse,
+        reply=list[tgi.GenerateResponse] | openai.ChatCompletion | openai.CompletionFinal,
+        errors=_GENERATION_ERRORS,
+        needs_key=True,
+        operation_id="sagemaker_compatibility",
+    ),
+    Operation(
+        "POST",
+        "/vertex",
+        platforms.vertex,
+        "Vertex AI: generate one text an instance",
+        request=VertexRequest,
+        reply=VertexResponse,
+        errors=_GENERATION_ERRORS,
+        needs_key=True,
+        operation_id="vertex_compatibility",
+    ),
+    Operation("GET", "/v2", platforms.server_metadata, "KServe: the server", reply=MetadataServerResponse),
+    Operation("GET", "/v2/health/live", platforms.live, "KServe: it lives", reply=LiveResponse),
+    Operation("GET", "/v2/health/ready", platforms.ready, "KServe: it lives", reply=LiveResponse),
+    Operation("GET", _KSERVE_MODEL, platforms.model_metadata, "KServe: the model", reply=ModelMetadataResponse),
+    Operation("GET", _KSERVE_MODEL + "/ready", platforms.model_ready, "KServe: it lives", reply=LiveResponse),
+    Operation(
+        "POST",
+        _KSERVE_MODEL + "/infer",
+        platforms.infer,
+        "KServe: generate one text an input",
+        request=InferenceRequest,
+        reply=InferenceResponse,
+        errors=_GENERATION_ERRORS,
+        needs_key=True,
+    ),
+    Operation(
         "GET",
         "/v1/models",
         status.models,
@@ -146,6 +196,17 @@ PAGES = (
 """Not part of the OpenAPI document."""
 
 
+def _vertex_operations(config: ServeConfig) -> list[Operation]:
+    """Where Vertex AI says that it will call; there they go before what is on the path anyway."""
+    operations = []
+    if config.aip_predict_route is not None:
+        predict = Operation("POST", config.aip_predict_route, platforms.vertex, "As /vertex", needs_key=True)
+        operations.append(predict)
+    if config.aip_health_route is not None:
+        operations.append(Operation("GET", config.aip_health_route, status.health, "As /health"))
+    return operations
+
+
 def build_app(config: ServeConfig, engine: EngineHandle, model: ServedModel) -> ASGIApp:
     """The application of one server. ``engine`` must be ready: its ``info`` is read here. It stays the caller's."""
     server = Server(config, engine, model)
@@ -156,9 +217,10 @@ def build_app(config: ServeConfig, engine: EngineHandle, model: ServedModel) -> 
         yield
         server.close()
 
-    by_path = groupby(sorted((*OPERATIONS, *PAGES), key=lambda each: each.path), key=lambda each: each.path)
+    operations = (*OPERATIONS, *PAGES, *_vertex_operations(config))
+    by_path = groupby(sorted(operations, key=lambda each: each.path), key=lambda each: each.path)
     return Router(
-        routes=[Route(path, Endpoint(server, list(operations))) for path, operations in by_path],
+        routes=[Route(path, Endpoint(server, list(same_path))) for path, same_path in by_path],
         redirect_slashes=False,
         default=_not_found,
         lifespan=lifespan,

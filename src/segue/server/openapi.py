@@ -1,5 +1,6 @@
 """The OpenAPI document, from the operations and their schemas."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,9 +57,10 @@ def _operation(operation: Operation, path: str, by_type: dict[str, Any]) -> dict
         "operationId": operation.operation_id or operation.handler.__name__,
         "responses": {"200": _success(operation, by_type)},
     }
-    if "{model_id}" in path:
+    names = re.findall(r"{(\w+)}", path)
+    if names:
         schema = {"type": "string"}
-        document["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": schema}]
+        document["parameters"] = [{"name": each, "in": "path", "required": True, "schema": schema} for each in names]
     if operation.request is not None:
         content = {"application/json": {"schema": by_type[repr(operation.request)]}}
         document["requestBody"] = {"content": content, "required": True}

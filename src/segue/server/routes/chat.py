@@ -29,22 +29,20 @@ from segue.server.stream import (
 from segue.text.chat_template import cut_after_final_message
 from segue.text.messages import template_messages
 
-__all__ = ["chat_completions", "chat_tokenize"]
+__all__ = ["chat_ask", "chat_completions", "chat_tokenize", "run_chat"]
 
 
 async def chat_completions(server: Server, request: Request) -> ASGIApp:
     """The assistant's next message, at once or as a stream."""
     body = await read_json(request, ChatRequest, server.config.payload_limit)
+    return await run_chat(server, request, body)
+
+
+async def run_chat(server: Server, request: Request, body: ChatRequest) -> ASGIApp:
+    """The answer to ``body``."""
     server.metrics.request_count.add()
     try:
-        ask = Ask(
-            name="chat_completions",
-            inputs=await _prompt(server, body),
-            parameters=_parameters(server, body),
-            add_special_tokens=False,
-            received_time=time.monotonic(),
-        )
-        asks = choices(ask, body.n, server.config.max_concurrent_requests)
+        asks = choices(await chat_ask(server, body), body.n, server.config.max_concurrent_requests)
     except RequestError as error:
         server.record_failure("chat_completions", error)
         raise
@@ -67,6 +65,17 @@ async def chat_completions(server: Server, request: Request) -> ASGIApp:
         "usage": usage(generations, len(generations)),
     }
     return json_reply(reply, headers=longest_headers(generations, server.compute_type))
+
+
+async def chat_ask(server: Server, body: ChatRequest) -> Ask:
+    """The conversation as a prompt. Raises RequestError."""
+    return Ask(
+        name="chat_completions",
+        inputs=await _prompt(server, body),
+        parameters=_parameters(server, body),
+        add_special_tokens=False,
+        received_time=time.monotonic(),
+    )
 
 
 async def chat_tokenize(server: Server, request: Request) -> ASGIApp:

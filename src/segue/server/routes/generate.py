@@ -15,7 +15,7 @@ from segue.server.replies import json_reply
 from segue.server.state import Server
 from segue.server.stream import EventStream, GenerateEvents, stream_events, unless_client_leaves
 
-__all__ = ["compat_generate", "generate", "generate_stream"]
+__all__ = ["compat_generate", "generate", "generate_stream", "run_compat_generate"]
 
 
 async def generate(server: Server, request: Request) -> ASGIApp:
@@ -33,6 +33,11 @@ async def generate_stream(server: Server, request: Request) -> ASGIApp:
 async def compat_generate(server: Server, request: Request) -> ASGIApp:
     """A list of one object, or a stream where ``stream`` is true."""
     body = await read_json(request, CompatGenerateRequest, server.config.payload_limit)
+    return await run_compat_generate(server, request, body)
+
+
+async def run_compat_generate(server: Server, request: Request, body: CompatGenerateRequest) -> ASGIApp:
+    """The answer to ``body``."""
     # TGI's default for the Hub's pipeline tag, where a model without one counts as text-generation.
     default_full_text = server.model.pipeline_tag in (None, "text-generation")
     if body.stream:
