@@ -178,7 +178,9 @@ class Serving:
         self, tokenizer: Tokenizer, *, script: Script | None = None, info: EngineInfo = INFO, **given: Any
     ) -> None:
         """``given``: options of ``ServeConfig`` or fields of ``ServedModel``."""
-        model_fields = {name: given.pop(name) for name in ("model_id", "sha", "pipeline_tag") if name in given}
+        model_fields = {
+            name: given.pop(name) for name in ("model_id", "sha", "pipeline_tag", "describe") if name in given
+        }
         template = given.pop("chat_template", CHAT_TEMPLATE)
         self.engine = ScriptedEngine(info, script or says("hello"))
         self.model = ServedModel(

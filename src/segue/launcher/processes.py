@@ -13,15 +13,17 @@ import gc
 import ipaddress
 import logging
 import os
+import re
 import signal
 import socket
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from segue.core.config import ServeConfig
-from segue.core.errors import SegueError, TemplateError
+from segue.core.errors import ConfigError, SegueError, TemplateError
 from segue.engine.remote import RemoteEngine
 from segue.launcher.download import ModelSource, find_model
 from segue.launcher.engine_process import EngineSupervisor
@@ -29,6 +31,7 @@ from segue.launcher.progress import LoadingBar
 from segue.launcher.tokenizer_files import ensure_tokenizer
 
 if TYPE_CHECKING:
+    from segue.core.memory_plan import ModelDescription
     from segue.launcher.http_server import HTTPServer
     from segue.server.state import ServedModel
 
@@ -203,7 +206,23 @@ def load_text(config: ServeConfig, source: ModelSource) -> "ServedModel":
         chat_template=template,
         sha=source.sha,
         pipeline_tag=source.pipeline_tag,
+        describe=_describer(config, source.folder),
     )
+
+
+def _describer(config: ServeConfig, folder: Path) -> "Callable[[str], ModelDescription]":
+    """For the recommender's route, whose callers may name the served model and models of the Hub, but no folder."""
+
+    def describe(model_id: str) -> "ModelDescription":
+        from segue.containers.recommend import describe as describe_model
+
+        if model_id == config.model_id:
+            return describe_model(str(folder))
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model_id) or Path(model_id).exists():
+            raise ConfigError(f"'{model_id}' is no name of a model on the Hub, such as google/gemma-7b-it")
+        return describe_model(model_id, offline=config.hf_hub_offline)
+
+    return describe
 
 
 def bind(hostname: str, port: int) -> socket.socket:

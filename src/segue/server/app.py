@@ -29,7 +29,7 @@ from segue.protocol.platforms import (
 from segue.server.openapi import openapi_document
 from segue.server.operations import Endpoint, Operation
 from segue.server.replies import empty_reply
-from segue.server.routes import chat, completions, generate, pages, platforms, status, tokenize
+from segue.server.routes import chat, completions, generate, pages, platforms, recommend, status, tokenize
 from segue.server.state import ServedModel, Server
 
 __all__ = ["OPERATIONS", "PAGES", "build_app"]
@@ -174,6 +174,14 @@ OPERATIONS = (
     Operation("GET", "/health", status.health, "200 when requests can be answered", errors=(503,)),
     Operation("GET", "/ping", status.health, "As /health", errors=(503,), operation_id="ping"),
     Operation("GET", "/", pages.root, "As /health; in a browser, a page to talk with the model", errors=(503,)),
+    Operation(
+        "GET",
+        "/api/integrations/tgi/v1/provider/{provider}/recommend",
+        recommend.recommend,
+        "Limits and a machine for a model",
+        needs_key=True,
+        operation_id="recommend",
+    ),
     Operation("GET", "/metrics", status.metrics, "Metrics for Prometheus", text=True),
 )
 

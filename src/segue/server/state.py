@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import segue
 from segue.core.config import ServeConfig
-from segue.core.errors import RequestError
+from segue.core.errors import ConfigError, RequestError
+from segue.core.memory_plan import ModelDescription
 from segue.engine.handle import EngineHandle
 from segue.server.admission import Admission
 from segue.server.journal import log_failure
@@ -25,6 +26,10 @@ _TGI_VERSION = "3.3.6"
 """The version whose API this is: clients compare ``/info``'s version with TGI's."""
 
 
+def _describe_nothing(model_id: str) -> ModelDescription:
+    raise ConfigError(f"nothing is known of '{model_id}' here")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
     """The model without its weights: its names and everything that turns text into ids and back."""
@@ -37,6 +42,8 @@ class ServedModel:
     """The Hub's commit; None for a local folder."""
     pipeline_tag: str | None = None
     """The Hub's, e.g. ``text-generation``; None when unknown."""
+    describe: Callable[[str], ModelDescription] = _describe_nothing
+    """For the recommender: what is known of a model by its name. Raises SegueError."""
 
 
 class Server:
