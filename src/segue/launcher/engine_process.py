@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from segue.core.config import ServeConfig
+from segue.core.config import ServeConfig, environment
 from segue.core.errors import SegueError
 from segue.core.output import EngineInfo
 from segue.engine.remote import RemoteEngine
@@ -53,6 +53,7 @@ class EngineProcess:
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, *safe_path, "-m", "segue.launcher.engine_child"],
             stdin=subprocess.PIPE,
+            env=_engine_environment(environment()),
             pass_fds=(task.report_fd,),
             start_new_session=True,  # Ctrl-C is for the parent
         )
@@ -205,6 +206,19 @@ class EngineSupervisor:
         else:
             self.process.kill()
         await self.process.stop()
+
+
+def _engine_environment(variables: dict[str, str]) -> dict[str, str]:
+    """``variables``, with OpenMP's waiting made short unless they say how it should wait.
+
+    libgomp's threads spin for milliseconds between two operators. Where this process or any other wants the core, the
+    next operator waits for a thread that has none: 16 requests of 256 + 64 tokens to an opt-125m took 85 s on two cores
+    with a load of 4, and 19 s with a short spin. It still spans the gap between operators, so that on free cores
+    nothing is lost (12 layers of matrix products: 19.6 ms and 19.2 ms).
+    """
+    if "OMP_WAIT_POLICY" in variables or "GOMP_SPINCOUNT" in variables:
+        return variables
+    return variables | {"GOMP_SPINCOUNT": "1000"}
 
 
 def _describe_exit(code: int) -> str:
