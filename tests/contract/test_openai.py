@@ -1,5 +1,7 @@
 """``openai``, as it is on PyPI, against a running server."""
 
+from collections.abc import Iterator
+
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
@@ -10,8 +12,9 @@ PROMPT = "<user>Good day<assistant>"
 
 
 @pytest.fixture
-def client(server: RunningServer) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key=server.api_key, max_retries=0)
+def client(server: RunningServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key=server.api_key, max_retries=0) as client:
+        yield client
 
 
 def test_Y3_chat(client: OpenAI) -> None:
@@ -102,3 +105,35 @@ def test_P4_what_tgi_has_not(client: OpenAI) -> None:
     *chunks, last = stream
     assert "".join(chunk.choices[0].text for chunk in chunks) == "oneone</s>"
     assert last.usage is not None
+
+
+def test_Y3_responses(client: OpenAI) -> None:
+    reply = client.responses.create(model="m", input="Good day", instructions="Be kind", metadata={"a": "b"})
+    assert reply.output_text == "<system>Be kind<user>Good day<assistant>"
+    assert (reply.status, reply.model, reply.metadata) == ("completed", "m", {"a": "b"})
+    assert reply.usage is not None
+    assert reply.usage.output_tokens == len(reply.output_text) + 1
+    given = [{"role": "developer", "content": [{"type": "input_text", "text": "x"}]}, *MESSAGES]
+    assert client.responses.create(model="m", input=given).output_text == f"<system>x{PROMPT}"
+    cut = client.responses.create(model="m", input="Good day", max_output_tokens=3)
+    assert (cut.status, cut.output_text) == ("incomplete", "<us")
+    assert cut.incomplete_details is not None
+    assert cut.incomplete_details.reason == "max_output_tokens"
+
+
+def test_Y3_responses_stream(client: OpenAI) -> None:
+    with client.responses.stream(model="m", input="Good day") as stream:
+        events = list(stream)
+        assert stream.get_final_response().output_text == PROMPT
+    assert "".join(each.delta for each in events if each.type == "response.output_text.delta") == PROMPT
+    assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
+    assert [each.sequence_number for each in events] == list(range(len(events)))
+
+
+def test_H5_errors_of_responses(client: OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match="strictly positive"):
+        client.responses.create(model="m", input="a", max_output_tokens=0)
+    with pytest.raises(openai.APIError, match="strictly positive"):
+        list(client.responses.create(model="m", input="a", max_output_tokens=0, stream=True))
+    with pytest.raises(openai.UnprocessableEntityError, match="`previous_response_id` is not supported"):
+        client.responses.create(model="m", input="a", previous_response_id="resp_1")

@@ -19,6 +19,9 @@ WITH_KEY = {
     ("POST", "/tokenize"),
     ("POST", "/chat_tokenize"),
     ("POST", "/invocations"),
+    ("POST", "/v1/responses"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
     ("POST", "/vertex"),
     ("POST", "/v2/models/{model_name}/versions/{model_version}/infer"),
 }

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from segue.core.config import ServeConfig
 from segue.engine.handle import EngineHandle
-from segue.protocol import openai, tgi
+from segue.protocol import anthropic, openai, tgi
 from segue.protocol.platforms import (
     InferenceRequest,
     InferenceResponse,
@@ -26,10 +26,23 @@ from segue.protocol.platforms import (
     VertexRequest,
     VertexResponse,
 )
+from segue.protocol.responses import Response as ResponsesReply
+from segue.protocol.responses import ResponsesRequest
 from segue.server.openapi import openapi_document
 from segue.server.operations import Endpoint, Operation
 from segue.server.replies import empty_reply
-from segue.server.routes import chat, completions, generate, pages, platforms, recommend, status, tokenize
+from segue.server.routes import (
+    chat,
+    completions,
+    generate,
+    messages,
+    pages,
+    platforms,
+    recommend,
+    responses,
+    status,
+    tokenize,
+)
 from segue.server.state import ServedModel, Server
 
 __all__ = ["OPERATIONS", "PAGES", "build_app"]
@@ -92,6 +105,39 @@ OPERATIONS = (
         event=openai.Chunk,
         errors=_GENERATION_ERRORS,
         is_openai=True,
+        needs_key=True,
+    ),
+    Operation(
+        "POST",
+        "/v1/responses",
+        responses.responses,
+        "OpenAI's Responses API, for text",
+        request=ResponsesRequest,
+        reply=ResponsesReply,
+        event=ResponsesReply,
+        errors=_GENERATION_ERRORS,
+        is_openai=True,
+        needs_key=True,
+    ),
+    Operation(
+        "POST",
+        "/v1/messages",
+        messages.messages,
+        "Anthropic's Messages API, for text",
+        request=anthropic.MessagesRequest,
+        reply=anthropic.MessagesResponse,
+        event=anthropic.MessagesResponse,
+        errors=_GENERATION_ERRORS,
+        needs_key=True,
+    ),
+    Operation(
+        "POST",
+        "/v1/messages/count_tokens",
+        messages.count_tokens,
+        "Count the tokens of a conversation",
+        request=anthropic.CountTokensRequest,
+        reply=anthropic.TokenCount,
+        errors=(422,),
         needs_key=True,
     ),
     Operation(

@@ -80,6 +80,8 @@ class Generation:
         self.top_tokens: list[list[Token]] = []
         """One list a token; empty unless ``top_n_tokens`` was asked for."""
         self.prefill: list[PrefillToken] = []
+        self.num_cached_tokens = 0
+        """Of the prompt; known with the first token."""
         self.finish_reason: FinishReason | None = None
         """Set with the last token."""
         self._scheduled_time = self._first_token_time = self._end_time = math.nan
@@ -178,6 +180,7 @@ class Generation:
 
     def _begin(self, output: RequestOutput) -> None:
         self._first_token_time = time.monotonic()
+        self.num_cached_tokens = output.num_cached_tokens
         if math.isnan(self._scheduled_time):
             self._scheduled_time = self._first_token_time
         if self.admitted.wants_prefill:
