@@ -1,6 +1,7 @@
 """From a ``RunnerConfig`` to a runner that is ready to execute: device, dtype, weights, KV pool, warm-up."""
 
 import json
+import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from segue.runner.model_runner import ModelRunner
 from segue.sampling.sampler import Sampler
 
 __all__ = ["ModelFacts", "build_runner"]
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -66,6 +69,7 @@ def build_runner(config: RunnerConfig, progress: Progress | None = None) -> tupl
     runner = _runner(model, config, num_blocks, device, dtype)
     if device.type == "cpu":
         memory.keep_freed_memory()  # from here on: what loading freed goes back to the system
+    logger.info("Warming up model")
     _dry_run(runner, 8)
     return runner, _facts(config, hf_config, model, dtype, device, num_blocks)
 
