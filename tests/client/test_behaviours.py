@@ -143,7 +143,7 @@ def test_04_retry_after_seconds(server: TgiServer, make_client: MakeClient) -> N
     server.replies.append(error_reply(429, "overloaded", retry_after="2"))
     result = make_client(server.url, retry=QUICK).generate("x")
     first, second = (seen.at for seen in server.posts)
-    assert 2.0 <= second - first < 2.2
+    assert 2.0 <= second - first < 3.0
     assert result.response.attempts == 2
 
 
@@ -390,8 +390,8 @@ def test_08_the_deadline_covers_attempts_and_sleeps(server: TgiServer, make_clie
     server.handler = lambda seen: Reply(503)
     began = time.monotonic()
     with pytest.raises(TGIError):
-        client.generate("x", deadline=0.2, stream=stream)
-    assert time.monotonic() - began < 5.0
+        client.generate("x", deadline=0.5, stream=stream)
+    assert time.monotonic() - began < 10.0
     assert 1 < len(server.posts) < 50
 
 
@@ -742,7 +742,7 @@ def test_15_a_stream_that_fails_before_its_first_event_is_repeated(
 def test_15_a_slow_stream_that_times_out_tells_what_came(server: TgiServer, make_client: MakeClient) -> None:
     gate = threading.Event()
     server.replies.append(stream_reply(sse(events("x", {})), hold=gate, hold_after=1))
-    client = make_client(server.url, timeout=0.2)
+    client = make_client(server.url, timeout=0.5)
     with pytest.raises(IncompleteStreamError) as caught:
         list(client.generate("x", stream=True))
     gate.set()
@@ -799,25 +799,25 @@ async def test_16_half_open_admits_exactly_one_probe(server: TgiServer) -> None:
 
 
 def test_17_the_pool_skips_a_dead_endpoint_and_returns_to_it(make_client: MakeClient) -> None:
-    dead, alive = TgiServer(), TgiServer().start()
-    dead.start()
-    port = dead.port
-    breaker = BreakerPolicy(failure_threshold=1, cooldown_s=0.2)
-    endpoints = [Endpoint(dead.url, id="dead", breaker=breaker), Endpoint(alive.url, id="alive", breaker=breaker)]
-    client = make_client(endpoints=endpoints, retry=QUICK)
-    dead.stop()
-    used = [client.generate("x").response.endpoint for _ in range(6)]
-    assert used == ["alive"] * 6
-    stats = client.stats()
-    assert stats.endpoints["dead"].attempts == 1
-    assert stats.endpoints["dead"].failovers == 1
-    assert (stats.total_requests, stats.successful_requests, stats.failed_requests) == (6, 6, 0)
-    with TgiServer(port=port) as revived:
-        time.sleep(0.25)
+    passed = 0.0
+    with TgiServer() as dead, TgiServer() as alive:
+        breaker = BreakerPolicy(failure_threshold=1, cooldown_s=1000)
+        endpoints = [Endpoint(dead.url, id="dead", breaker=breaker), Endpoint(alive.url, id="alive", breaker=breaker)]
+        pool = EndpointPool(endpoints, clock=lambda: time.monotonic() + passed)
+        client = make_client(pool=pool, retry=QUICK)
+        dead.stop()
         used = [client.generate("x").response.endpoint for _ in range(6)]
-        assert "dead" in used
-        assert len(revived.posts) > 0
-    alive.stop()
+        assert used == ["alive"] * 6
+        stats = client.stats()
+        assert stats.endpoints["dead"].attempts == 1
+        assert stats.endpoints["dead"].failovers == 1
+        assert (stats.total_requests, stats.successful_requests, stats.failed_requests) == (6, 6, 0)
+        with TgiServer(port=dead.port) as revived:
+            assert client.generate("x").response.endpoint == "alive"
+            passed = 1001.0
+            used = [client.generate("x").response.endpoint for _ in range(6)]
+            assert "dead" in used
+            assert len(revived.posts) == used.count("dead")
 
 
 def test_17_failover_is_at_once_and_counts_as_an_attempt(server: TgiServer, make_client: MakeClient) -> None:

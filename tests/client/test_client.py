@@ -40,6 +40,8 @@ from segue.client import (
     TGIError,
     ValidationError,
 )
+from segue.client._flow import Send, Sleep
+from segue.client.limiter import ThreadSignal
 from segue.client.types import Token, ToolCall
 
 MakeClient = Callable[..., Any]
@@ -324,7 +326,22 @@ def test_wait_ready_returns_soon_after_the_first_answer(make_client: MakeClient)
     returned = time.monotonic()
     thread.join()
     late.stop()
-    assert returned - ready[0] < 0.3
+    assert returned - ready[0] < 3.0, "slept a multiple of its poll"
+
+
+def test_wait_ready_sleeps_its_poll_between_questions() -> None:
+    """The flow by hand, no clock and no network: three refusals, then an answer."""
+    client = Client("http://h", environment={})
+    flow = client._ready_flow(60, 0.1, None, ThreadSignal)
+    effect = next(flow)
+    for _ in range(3):
+        assert isinstance(effect, Send)
+        assert effect.request.url == "http://h/health"
+        assert flow.throw(httpx.ConnectError("refused")) == Sleep(0.1)
+        effect = flow.send(None)
+    with pytest.raises(StopIteration):
+        flow.send((httpx.Response(200), b""))
+    client.close()
 
 
 def test_wait_ready_waits_for_every_endpoint(server: TgiServer, make_client: MakeClient) -> None:
@@ -453,10 +470,10 @@ def test_timeouts(server: TgiServer, make_client: MakeClient) -> None:
 
 def test_timeouts_are_retried_unless_told_otherwise(server: TgiServer, make_client: MakeClient) -> None:
     server.replies += [Reply(hold=threading.Event()), tgi]
-    assert make_client(server.url, timeout=0.1).generate("x").response.attempts == 2
+    assert make_client(server.url, timeout=0.5).generate("x").response.attempts == 2
     server.replies += [Reply(hold=threading.Event()), tgi]
     with pytest.raises(APITimeoutError):
-        make_client(server.url, timeout=0.1, retry=RetryPolicy(on_timeouts=False)).generate("x")
+        make_client(server.url, timeout=0.5, retry=RetryPolicy(on_timeouts=False)).generate("x")
 
 
 def test_an_endpoints_retry_policy_goes_before_the_clients(server: TgiServer, make_client: MakeClient) -> None:

@@ -151,6 +151,7 @@ class ClientBase(Generic[H]):
         until = self.pool.clock() + timeout_s
         options = replace(self.options, max_retries=0, timeout=HEALTH_TIMEOUT_S)
         for id in [endpoint] if endpoint else self.pool.ids:
+            last: TGIError | None = None
             while True:
                 left_s = max(until - self.pool.clock(), 0.001)
                 asked = replace(options, endpoint=id, deadline=min(left_s, HEALTH_TIMEOUT_S))
@@ -160,9 +161,12 @@ class ClientBase(Generic[H]):
                 except (AuthenticationError, PermissionDeniedError):
                     raise
                 except TGIError as error:
+                    # The last attempt may be cut short by our own limit, which explains nothing.
+                    is_ours = isinstance(error, APITimeoutError) and error.phase == "deadline"
+                    last = last if is_ours and last is not None else error
                     if self.pool.clock() + poll_s >= until:
-                        message = f"endpoint {id} is not ready after {timeout_s} s: {error}"
-                        raise APITimeoutError(message, phase="deadline") from error
+                        message = f"endpoint {id} is not ready after {timeout_s} s: {last}"
+                        raise APITimeoutError(message, phase="deadline") from last
                 yield Sleep(poll_s)
             self.pool.state(id).mark_health(True)
 
