@@ -1,14 +1,17 @@
 """Bodies that cannot be used: status and words are axum's and serde's."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from serving import Connection, Serving
+from starlette.requests import Request
 
 from segue.protocol.openai import ChatRequest, CompletionRequest
-from segue.protocol.tgi import CompatGenerateRequest
-from segue.server.bodies import BodyError, parse_json
+from segue.protocol.tgi import CompatGenerateRequest, GenerateRequest
+from segue.server.bodies import BodyError, parse_json, read_json
 
 Serve = Callable[..., Serving]
 
@@ -206,3 +209,17 @@ async def test_a_client_that_leaves_while_it_sends(serve: Serve) -> None:
     connection._incoming.put_nowait({"type": "http.request", "body": b'{"inp', "more_body": True})
     await connection.leave()
     assert connection.messages == []
+
+
+async def test_H3_a_body_that_comes_too_slowly_is_given_up() -> None:
+    sent = [{"type": "http.request", "body": b'{"inputs":', "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        if not sent:
+            await asyncio.Event().wait()
+        return sent.pop()
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    with pytest.raises(BodyError) as caught:
+        await read_json(Request(scope, receive), GenerateRequest, 1000, grace_s=0.01)
+    assert caught.value.status == 408

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from segue.launcher.limited_protocol import LimitedProtocol
+
 __all__ = ["HTTPServer", "metrics_only"]
 
 BACKLOG = 2048
@@ -16,13 +18,20 @@ BACKLOG = 2048
 class HTTPServer:
     """One application on one listener that is bound but does not listen yet."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, *, has_lifespan: bool = True) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        *,
+        has_lifespan: bool = True,
+        protocol: type[LimitedProtocol] = LimitedProtocol,
+    ) -> None:
         self._listener = listener
         self._server = _Server(
             uvicorn.Config(
                 app,
                 loop="none",
-                http="httptools",
+                http=protocol,
                 ws="none",
                 lifespan="on" if has_lifespan else "off",
                 log_config=None,

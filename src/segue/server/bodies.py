@@ -1,5 +1,6 @@
 """Reading a request's body, and what the client hears when that fails: TGI's status and plain text."""
 
+import asyncio
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,10 @@ __all__ = ["BodyError", "read_json"]
 Model = TypeVar("Model", bound=BaseModel)
 
 
+_BODY_GRACE_S = 60.0
+_MIN_BYTES_PER_S = 32 << 10
+
+
 class BodyError(SegueError):
     """The body cannot be used; answered with ``status`` and ``str(self)`` as plain text."""
 
@@ -21,11 +26,14 @@ class BodyError(SegueError):
         self.status = status
 
 
-async def read_json(request: Request, model: type[Model], max_bytes: int) -> Model:
-    """The body as ``model``. Raises BodyError; starlette's ClientDisconnect when the client leaves before its end."""
+async def read_json(request: Request, model: type[Model], max_bytes: int, *, grace_s: float = _BODY_GRACE_S) -> Model:
+    """The body as ``model``. Raises BodyError; starlette's ClientDisconnect when the client leaves before its end.
+
+    A body that takes longer than ``grace_s`` and a second for each 32 KiB is given up.
+    """
     if not _is_json(request.headers.get("content-type", "")):
         raise BodyError(415, "Expected request with `Content-Type: application/json`")
-    return parse_json(await _read(request, max_bytes), model)
+    return parse_json(await _read(request, max_bytes, grace_s), model)
 
 
 def parse_json(data: bytes, model: type[Model]) -> Model:
@@ -42,15 +50,21 @@ def parse_json(data: bytes, model: type[Model]) -> Model:
     raise BodyError(422, f"Failed to deserialize the JSON body into the target type: {text}")
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def _read(request: Request, max_bytes: int, grace_s: float) -> bytes:
     """All of the body. What is counted is what arrives, whatever Content-Length says."""
     chunks: list[bytes] = []
     num_bytes = 0
-    async for chunk in request.stream():
-        num_bytes += len(chunk)
-        if num_bytes > max_bytes:
-            raise BodyError(413, "Failed to buffer the request body: length limit exceeded")
-        chunks.append(chunk)
+    start = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(grace_s) as timeout:
+            async for chunk in request.stream():
+                num_bytes += len(chunk)
+                if num_bytes > max_bytes:
+                    raise BodyError(413, "Failed to buffer the request body: length limit exceeded")
+                chunks.append(chunk)
+                timeout.reschedule(start + grace_s + num_bytes / _MIN_BYTES_PER_S)
+    except TimeoutError:
+        raise BodyError(408, "Failed to buffer the request body: it comes too slowly") from None
     return b"".join(chunks)
 
 

@@ -27,7 +27,9 @@ def error_reply(error: RequestError, body: Any = None) -> Response:
 
 
 def text_reply(text: str, status: int) -> Response:
-    return Response(text, status, media_type="text/plain")
+    # The rest of a body that was given up would be taken for the next request's head.
+    headers = {"connection": "close"} if status == 408 else None
+    return Response(text, status, headers, "text/plain")
 
 
 def empty_reply(status: int, headers: Mapping[str, str] | None = None) -> Response:

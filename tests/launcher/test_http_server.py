@@ -1,0 +1,82 @@
+"""Connections that send too much, or too slowly."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.responses import PlainTextResponse
+
+from segue.launcher.http_server import HTTPServer
+from segue.launcher.limited_protocol import LimitedProtocol
+
+GOOD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+class Strict(LimitedProtocol):
+    max_head_bytes = 4096
+    head_timeout_s = 0.05
+
+
+class Patient(LimitedProtocol):
+    max_head_bytes = 4096
+
+
+@asynccontextmanager
+async def serving(protocol: type[LimitedProtocol]) -> AsyncIterator[tuple[str, int]]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = HTTPServer(PlainTextResponse("ok"), listener, has_lifespan=False, protocol=protocol)
+    task = asyncio.create_task(server.run())
+    await server.started.wait()
+    yield listener.getsockname()
+    server.force_stop()
+    await task
+
+
+async def answer(address: tuple[str, int], *pieces: bytes, ends: bool = False) -> bytes:
+    """What comes back until the server closes, or, with ``ends``, for the pieces."""
+    reader, writer = await asyncio.open_connection(*address)
+    try:
+        async with asyncio.timeout(20):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+            if ends:
+                return await reader.readuntil(b"ok")
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"GET / HTTP/1.1\r\nx: " + b"a" * 5000 + b"\r\n\r\n",),
+        (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",),
+        (b"GET / HTTP/1.1\r\n" + b"x: a\r\n" * 5000 + b"\r\n",),
+        # Never ends: what is kept of it is bounded.
+        (b"GET / HTTP/1.1\r\nx: ", b"a" * 3000, b"a" * 3000),
+    ],
+)
+async def test_H3_a_head_that_is_too_large(pieces: tuple[bytes, ...]) -> None:
+    async with serving(Patient) as address:
+        assert (await answer(address, *pieces)).startswith(b"HTTP/1.1 431 ")
+        assert b"200 OK" in await answer(address, GOOD, ends=True)
+
+
+@pytest.mark.parametrize("piece", [b"", b"GET / HTTP/1.1\r\nhost"])
+async def test_H3_a_head_that_does_not_come_ends_the_connection(piece: bytes) -> None:
+    async with serving(Strict) as address:
+        assert await answer(address, piece) == b""
+
+
+async def test_a_long_body_is_no_head() -> None:
+    post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9000\r\n\r\n"
+    async with serving(Patient) as address:
+        assert b"200 OK" in await answer(address, post, b"a" * 4500, b"a" * 4500, ends=True)
+
+
+async def test_what_is_no_http_is_400() -> None:
+    async with serving(Patient) as address:
+        assert (await answer(address, b"what is this\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
