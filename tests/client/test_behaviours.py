@@ -830,6 +830,35 @@ def test_17_failover_is_at_once_and_counts_as_an_attempt(server: TgiServer, make
         assert make_client(pool=pool).generate("x").response.attempts == 1, "asked the endpoint that wants a rest"
 
 
+def test_17_where_the_others_are_full_the_own_endpoint_is_tried_again(
+    server: TgiServer, make_client: MakeClient
+) -> None:
+    full = Endpoint(server.url, id="full", max_concurrent=1, queue_enabled=False)
+    answers = [Reply(503), tgi]
+    with TgiServer(lambda seen: (lambda r: r(seen) if callable(r) else r)(answers.pop(0))) as weak:
+        pool = EndpointPool([Endpoint(weak.url, id="weak"), full], "first")
+        holder = Client(pool=pool, environment={})
+        with server.held() as gate, ThreadPoolExecutor(1) as thread:
+            holding = thread.submit(holder.generate, "x", endpoint="full")
+            server.wait_for(lambda: len(server.posts) == 1)
+            result = make_client(pool=pool, retry=QUICK).generate("x")
+            assert (result.response.endpoint, result.response.attempts) == ("weak", 2)
+            gate.set()
+            holding.result()
+        holder.close()
+    assert pool.stats().queue_rejected == 0
+    assert_idle(pool)
+
+
+def test_16_a_call_that_opens_the_breaker_names_the_fault(server: TgiServer, make_client: MakeClient) -> None:
+    server.handler = lambda seen: Reply(502)
+    client = make_client(Endpoint(server.url, breaker=BreakerPolicy(failure_threshold=2)), retry=QUICK)
+    with pytest.raises(CircuitOpenError) as caught:
+        client.generate("x")
+    assert isinstance(caught.value.__cause__, ServerError)
+    assert caught.value.attempts == 2
+
+
 def test_17_a_pinned_request_does_not_fail_over(server: TgiServer, make_client: MakeClient) -> None:
     with TgiServer(lambda seen: Reply(503)) as broken:
         pool = EndpointPool([Endpoint(broken.url, id="broken"), Endpoint(server.url, id="well")])

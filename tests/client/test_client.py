@@ -406,6 +406,14 @@ def test_hosted_model_that_cannot_stream(server: TgiServer, make_client: MakeCli
     assert client.generate("x", stream=True).final().generated_text == "all at once"
 
 
+def test_hosted_model_that_is_loading(server: TgiServer, make_client: MakeClient) -> None:
+    server.replies.append(json_reply({"error": "Model m is currently loading", "estimated_time": 0.3}, 503))
+    client = make_client(Endpoint(f"{server.url}/models/m", dialect="hosted"), retry=RetryPolicy(initial_delay=0))
+    server.handler = lambda seen: json_reply([{"generated_text": "loaded"}])
+    assert str(client.generate("x")) == "loaded"
+    assert server.posts[1].at - server.posts[0].at >= 0.3
+
+
 def test_an_error_with_status_200(server: TgiServer, make_client: MakeClient) -> None:
     server.replies.append(json_reply({"error": "Model m is currently loading", "estimated_time": 20.0}))
     with pytest.raises(APIStatusError, match="currently loading"):

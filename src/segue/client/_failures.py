@@ -95,7 +95,7 @@ def status_error(
         response=response,
         error_type=error_type,
         body=body,
-        retry_after_s=parse_retry_after(headers),
+        retry_after_s=parse_retry_after(headers) or _loading_time(status, body),
     )
 
 
@@ -118,6 +118,12 @@ def event_error(body: Mapping[str, Any], response: ResponseMetadata, secrets: Se
     return kind(
         message or "error without a text", status_code=status, response=response, error_type=error_type, body=body
     )
+
+
+def _loading_time(status: int, body: Any) -> float | None:
+    """The hosted API says in the body how long a model will still load."""
+    seconds = body.get("estimated_time") if status == 503 and isinstance(body, dict) else None
+    return float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
 
 
 def _class_of(status: int, error_type: str | None) -> type[APIStatusError]:

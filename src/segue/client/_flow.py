@@ -47,6 +47,9 @@ __all__ = [
 R = TypeVar("R")
 logger = logging.getLogger("segue.client")
 
+MIN_TIMEOUT_S = 0.001
+"""0 would mean "do not wait", and fail as a broken connection does."""
+
 
 class Body(Protocol):
     """A response body that is still coming; each driver has its own."""
@@ -152,6 +155,7 @@ class Exchange(Generic[R]):
         self._endpoint_id: str | None = None
         self._tried: set[str] = set()
         self._pause_s = 0.0
+        self._last_error: TGIError | None = None
 
     def run(self) -> Flow[R | OpenStream[Any]]:
         """Returns the result, or for a streaming call the open stream. Raises TGIError."""
@@ -196,21 +200,40 @@ class Exchange(Generic[R]):
         """Seconds until the deadline, at least 0; None without one."""
         return None if self._deadline is None else max(0.0, self._deadline - self.pool.clock())
 
+    def _check_deadline(self) -> None:
+        if self.time_left() == 0:
+            raise APITimeoutError(f"the deadline of {self.options.deadline} s passed", phase="deadline")
+
     def locate(self, error: TGIError) -> None:
         endpoint = self._endpoint_id or error.endpoint
         error.located(request_id=self.request_id, endpoint=endpoint, attempts=self._attempts)
 
     def _enter(self) -> Visit:
+        options = self.options
         visit = self.pool.enter(
             self._number,
             self._new_signal,
-            priority=self.options.priority,
-            pinned=self.options.endpoint,
-            session=self.options.session,
-            tried=self._tried,
+            priority=options.priority,
+            pinned=options.endpoint,
+            session=options.session,
         )
         self._endpoint_id = visit.state.id
         return visit
+
+    def _enter_elsewhere(self) -> Visit | None:
+        options = self.options
+        entered = self.pool.try_enter(
+            self._number,
+            self._new_signal,
+            priority=options.priority,
+            pinned=options.endpoint,
+            session=options.session,
+            tried=self._tried,
+        )
+        if not isinstance(entered, Visit):
+            return None
+        self._endpoint_id = entered.state.id
+        return entered
 
     def _take_slot(self, visit: Visit) -> Flow[None]:
         limit = self.options.queue_timeout
@@ -242,6 +265,7 @@ class Exchange(Generic[R]):
         return state
 
     def _ask_once(self, state: EndpointState) -> Flow[R]:
+        self._check_deadline()
         self._attempts += 1
         try:
             response, content = yield Send(self._render(state), False, self.time_left())
@@ -256,6 +280,7 @@ class Exchange(Generic[R]):
 
     def _attempt(self, visit: Visit) -> Flow[R | OpenStream[Any]]:
         state, call = visit.state, self.call
+        self._check_deadline()
         self._queue_wait_s += visit.begin_attempt(is_retry=self._attempts > 0)
         self._attempts += 1
         request = self._render(state)
@@ -325,12 +350,16 @@ class Exchange(Generic[R]):
         if not (is_down or policy.wants(error, retries)):
             raise error
         self._tried.add(visit.state.id)
-        elsewhere = self.pool.candidates(pinned=self.options.endpoint, session=self.options.session, tried=self._tried)
-        if elsewhere:
+        elsewhere = self._enter_elsewhere()
+        if elsewhere is not None:
             visit.fail(error, is_failover=True)
-            return self._enter()
-        if is_down or is_too_long:
+            self._last_error = error
+            return elsewhere
+        if is_down:
+            raise error from self._last_error
+        if is_too_long:
             raise error
+        self._last_error = error
         self._tried.clear()
         delay_s = policy.delay(error, retries)
         left_s = self.time_left()
@@ -369,6 +398,7 @@ class Exchange(Generic[R]):
         timeout, left = httpx.Timeout(self.options.timeout), self.time_left()
         if left is None:
             return timeout
+        left = max(left, MIN_TIMEOUT_S)
         limits = timeout.as_dict().items()
         return httpx.Timeout(**{phase: left if limit is None else min(limit, left) for phase, limit in limits})
 

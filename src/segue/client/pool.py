@@ -20,6 +20,7 @@ __all__ = ["EndpointPool", "StrategyName"]
 
 StrategyName = Literal["least_loaded", "round_robin", "lru", "weighted", "random", "first"]
 
+Refusal = tuple[EndpointState, QueueFullError | CircuitOpenError]
 # Orders endpoints, the best first; the list is never empty. Called under the pool's lock.
 _Strategy = Callable[["EndpointPool", list[EndpointState]], list[EndpointState]]
 
@@ -143,26 +144,41 @@ class EndpointPool:
         priority: int = 0,
         pinned: str | None = None,
         session: str | None = None,
-        tried: Collection[str] = (),
     ) -> Visit:
         """A place in the line of the best endpoint that has one; ``number`` is the ``arrival_number`` of the request.
 
         Raises QueueFullError, CircuitOpenError, KeyError (no such endpoint), ValueError (none at all).
         """
-        refusals: list[tuple[EndpointState, QueueFullError | CircuitOpenError]] = []
-        for state in self.candidates(pinned=pinned, session=session, tried=tried):
-            try:
-                return state.enter(Place(priority, number), new_signal)
-            except (QueueFullError, CircuitOpenError) as error:
-                refusals.append((state, error))
-        if refusals:
-            state, refusal = refusals[0]
+        entered = self.try_enter(number, new_signal, priority=priority, pinned=pinned, session=session)
+        if isinstance(entered, Visit):
+            return entered
+        if entered:
+            state, refusal = entered[0]
         else:
             state = self.fallback(pinned)
             refusal = state.circuit_open()
         refusal.endpoint = state.id
         state.count_refusal(refusal)
         raise refusal
+
+    def try_enter(
+        self,
+        number: int,
+        new_signal: Callable[[], Signal],
+        *,
+        priority: int = 0,
+        pinned: str | None = None,
+        session: str | None = None,
+        tried: Collection[str] = (),
+    ) -> Visit | list[Refusal]:
+        """``enter`` without the endpoints ``tried``; returns the refusals, and counts none. Raises KeyError."""
+        refusals: list[Refusal] = []
+        for state in self.candidates(pinned=pinned, session=session, tried=tried):
+            try:
+                return state.enter(Place(priority, number), new_signal)
+            except (QueueFullError, CircuitOpenError) as error:
+                refusals.append((state, error))
+        return refusals
 
     def stats(self) -> PoolStats:
         """Of all endpoints, taken in one moment."""
