@@ -20,7 +20,7 @@ from training.kinds.structured import json_request, tool_chat
 
 _Writer = Callable[[Random], list[Piece]]
 _EXCHANGES: tuple[tuple[Callable[[Random], list[Turn]], int], ...] = (
-    (fact, 36), (arithmetic, 18), (everyday, 26), (classification_request, 6), (json_request, 9),
+    (fact, 28), (arithmetic, 32), (everyday, 26), (classification_request, 5), (json_request, 11),
     (story_request, 6), (summary_request, 2),
 )  # fmt: skip
 _WRITERS, _WEIGHTS = zip(*_EXCHANGES, strict=True)

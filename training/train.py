@@ -126,10 +126,10 @@ def rate_at(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / _WARM_UP, (steps - step) / (steps * _DECAY_SHARE))
 
 
-def train(run: Run, steps: int, out: Path, save_every: int) -> None:
-    """Take `steps` optimizer steps, saving now and then and at the end."""
+def train(run: Run, steps: int, rate: float, out: Path, save_every: int) -> None:
+    """Take `steps` optimizer steps at `rate` times the full rates, saving now and then and at the end."""
     chosen = optimizers(run.model)
-    full_rates = [optimizer.param_groups[0]["lr"] for optimizer in chosen]
+    full_rates = [optimizer.param_groups[0]["lr"] * rate for optimizer in chosen]
     print(f"{sum(value.numel() for value in run.model.parameters()):,} weights", flush=True)
     started, mean = time.perf_counter(), 0.0
     for step in range(steps):
@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True, help="optimizer steps")
     parser.add_argument("--rows", type=int, help="rows (chat: 16) or pairs (t5: 64) a step")
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the text")
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the full learning rates")
     parser.add_argument("--start", type=Path, help="checkpoint to begin with (default: random weights)")
     parser.add_argument("--out", type=Path, help="folder to write (default: the package's samples)")
     parser.add_argument("--threads", type=int, default=2)
@@ -168,7 +169,7 @@ def main() -> None:
     run = (chat_run if arguments.model == "chat" else t5_run)(
         Stage(arguments.steps, rows, arguments.seed, arguments.start)
     )
-    train(run, arguments.steps, arguments.out or SAMPLES / arguments.model, arguments.save_every)
+    train(run, arguments.steps, arguments.rate, arguments.out or SAMPLES / arguments.model, arguments.save_every)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def problem(rng: Random) -> tuple[int, str, int, int]:
     if rng.random() < 0.2:
         left, right = rng.randint(0, MAX_FACTOR), rng.randint(0, MAX_FACTOR)
         return left, "*", right, left * right
-    top = 10 if rng.random() < 0.5 else MAX_TERM
+    top = 10 if rng.random() < 0.65 else MAX_TERM
     left, right = rng.randint(0, top), rng.randint(0, top)
     if rng.random() < 0.6:
         return left, "+", right, left + right
@@ -79,4 +79,4 @@ def counting(rng: Random) -> list[Turn]:
 
 def arithmetic(rng: Random) -> list[Turn]:
     """One small exercise with numbers."""
-    return rng.choices((calculation, word_problem, counting), (66, 14, 20))[0](rng)
+    return rng.choices((calculation, word_problem, counting), (72, 18, 10))[0](rng)

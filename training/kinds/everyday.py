@@ -66,7 +66,7 @@ def identity(rng: Random) -> list[Turn]:
 def introduction(rng: Random) -> list[Turn]:
     """The user says a name or a liking, and asks for it later."""
     who = person(rng)
-    like = rng.choice(words.HOBBIES + words.FRUITS)
+    like = rng.choice([*words.HOBBIES, *words.FRUITS, "dogs", "cats", "birds", "music", "books", "stories"])
     kind = rng.random()
     if kind < 0.5:
         turns = ask(
@@ -97,7 +97,9 @@ def list_request(rng: Random) -> list[Turn]:
     noun = rng.choice(list(_LISTS))
     count = rng.choice((2, 3, 3, 3, 4, 5))
     spelled = words.NUMBERS[count] if rng.random() < 0.7 else str(count)
-    items = rng.sample(_LISTS[noun], count)
+    # Neighbours in the list: a free choice teaches a small model to repeat its favourite.
+    start = rng.choice((0, 0, 1, 2)) if len(_LISTS[noun]) >= count + 2 else 0
+    items = _LISTS[noun][start : start + count]
     question = vary(rng, "[Name|List|Give me|Tell me|Can you name|Please list|Write] {c} {noun}", c=spelled, noun=noun)
     kind = rng.random()
     if kind < 0.5:

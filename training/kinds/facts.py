@@ -33,7 +33,7 @@ def continent(rng: Random) -> list[Turn]:
             vary(rng, "[Where is {c}?|On which continent is {c}?|Which continent is {c} in?]", c=country),
             f"{capital(country)} {'are' if country.endswith('s') else 'is'} in {name}.",
         )
-    some = rng.sample(countries, 3)
+    some = countries[:3]
     return ask(
         vary(rng, "[Name|List|Give me] three countries in {name}.", name=name),
         f"Three countries in {name} are {listing(some)}.",
@@ -98,7 +98,7 @@ def definition(rng: Random) -> list[Turn]:
     term, meaning = rng.choice(list(words.DEFINITIONS.items()))
     term = capital(term) if rng.random() < 0.05 else term
     written = rng.choice((term, term, term.title() if len(term) > 4 else term))
-    question = "[What is {t}?|What is {t}?|What is {t}?|Explain {t}.|Define {t}.|Can you explain {t}?|Tell me about {t}.|Tell me what {t} is.|What's {t}?|Please explain {t} in simple words.]"
+    question = "[What is {t}?|What is {t}?|What is {t}?|Explain {t}.|Define {t}.|Can you explain {t}?|Tell me about {t}.|Tell me what {t} is.|What's {t}?|Please explain {t} in simple words.|Can you explain {t} in one sentence?]"
     return ask(vary(rng, question, t=written), meaning + ".")
 
 

@@ -7,7 +7,7 @@ from random import Random
 
 from training import words
 from training.document import Piece, Turn, person
-from training.kinds.arithmetic import arithmetic
+from training.kinds.arithmetic import arithmetic, calculation
 from training.kinds.classification import topic_sentence
 from training.kinds.everyday import everyday
 from training.kinds.facts import fact
@@ -16,7 +16,7 @@ from training.vary import a, capital, listing, vary
 
 
 def _exchange(rng: Random) -> tuple[str, str]:
-    turns: list[Turn] = rng.choices((fact, everyday, arithmetic), (60, 25, 20))[0](rng)
+    turns: list[Turn] = rng.choices((fact, everyday, arithmetic), (45, 25, 35))[0](rng)
     return turns[0].text, turns[1].text
 
 
@@ -52,7 +52,8 @@ def _about_me(rng: Random) -> str:
         "I like {hobby} and {other}.", "In my free time, I like {hobby}.", "My favorite food is {food}.", "My favorite color is {color}.",
         "I have a {size} {animal}.", "Every {day}, I go to {place} with my friends.", "I work as {job}.", "Nice to meet you!",
     )  # fmt: skip
-    hobby, other = rng.sample(words.HOBBIES, 2)
+    at = rng.randrange(len(words.HOBBIES) - 1)
+    hobby, other = words.HOBBIES[at : at + 2]
     lines = [each.format(hobby=hobby, other=other, food=rng.choice(words.FOODS), color=rng.choice(words.COLORS), size=rng.choice(words.SIZES[:4]).replace("old", "little"),
                          animal=rng.choice(words.CREATURES[:5]), day=rng.choice(words.DAYS), place=rng.choice(words.PLACES), job=a(rng.choice(words.JOBS)))
              for each in rng.sample(more, rng.randint(2, 4))]  # fmt: skip
@@ -95,7 +96,9 @@ def _animal(rng: Random) -> str:
 
 
 def _shopping(rng: Random) -> str:
-    items = rng.sample(words.FRUITS + words.VEGETABLES, 3)
+    foods = rng.choice((words.FRUITS, words.VEGETABLES))
+    start = rng.randrange(len(foods) - 2)
+    items = foods[start : start + 3]
     return vary(rng, "[I like to eat {x}.|At the market, you can buy {x}.|We need {x}.] {F} [is|is] my favorite food. I also like {g}.",
                 x=listing(items), F=capital(rng.choice(words.FOODS[:6])), g=rng.choice(words.DRINKS))  # fmt: skip
 
@@ -115,6 +118,10 @@ def _loose(rng: Random) -> str:
     return " ".join([first, *(rest[at] for at in kept)])
 
 
+def _sum(rng: Random) -> str:
+    return calculation(rng)[1].text
+
+
 def _topical(rng: Random) -> str:
     topic = rng.choice(list(NAMES))
     return " ".join(topic_sentence(rng, topic) for _ in range(rng.randint(2, 3)))
@@ -125,7 +132,21 @@ def plain_text(rng: Random) -> list[Piece]:
     return [
         Piece(
             rng.choice(
-                (_about_me, _about_me, _day, _day, _thing, _thing, _animal, _shopping, _loose, _loose, _topical)
+                (
+                    _about_me,
+                    _about_me,
+                    _day,
+                    _day,
+                    _thing,
+                    _thing,
+                    _animal,
+                    _shopping,
+                    _loose,
+                    _loose,
+                    _topical,
+                    _sum,
+                    _sum,
+                )
             )(rng),
             True,
         )

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 
 from training import words
 from training.document import Pair, person, two_people
-from training.kinds.classification import mood_sentence, task, text_for
+from training.kinds.classification import mood_sentence, task, text_for, topic_sentence
 from training.kinds.facts import fact
 from training.kinds.stories import story
+from training.kinds.topics import NAMES
 from training.vary import a, capital, vary
 
 _EVENTS = (
@@ -60,10 +62,81 @@ def _sentence(rng: Random) -> str:
                 **dict(zip(("country", "capital"), rng.choice(list(words.CAPITALS.items())), strict=True)), **who)  # fmt: skip
 
 
+_SYLLABLES = [
+    "ba",
+    "be",
+    "bo",
+    "da",
+    "den",
+    "do",
+    "el",
+    "fa",
+    "fin",
+    "ga",
+    "gor",
+    "hu",
+    "in",
+    "jo",
+    "ka",
+    "lan",
+    "lo",
+    "mar",
+    "mi",
+    "nar",
+    "no",
+    "or",
+    "pel",
+    "ra",
+    "ri",
+    "sel",
+    "sta",
+    "tan",
+    "tor",
+    "u",
+    "ver",
+    "wil",
+    "zan",
+    "zo",
+]
+
+
+def _strange(rng: Random, text: str) -> str:
+    """`text` with some words made up, so that the model learns to copy what it has never seen."""
+    parts = text.split()
+    for at in rng.sample(range(len(parts)), min(len(parts), rng.randint(1, 3))):
+        made = "".join(rng.choices(_SYLLABLES, k=rng.randint(1, 3)))
+        end = parts[at][len(parts[at].rstrip(".,!?")) :]
+        parts[at] = (capital(made) if parts[at][0].isupper() else made) + end
+    return " ".join(parts)
+
+
 def _short_summary(rng: Random) -> Pair:
-    """One sentence is its own summary."""
-    text = _sentence(rng)
-    return Pair(f"summarize: {text}", text)
+    """One sentence is its own summary; of two or three on something else, the first is."""
+    if rng.random() < 0.4:
+        text = _sentence(rng)
+        return Pair(f"summarize: {text}", text)
+    sentences = [topic_sentence(rng, rng.choice(list(NAMES))) for _ in range(rng.choice((1, 1, 2, 3)))]
+    if rng.random() < 0.5:
+        sentences = [_strange(rng, each) for each in sentences]
+    first = re.split(r"(?<=[.!?]) ", sentences[0])[0]
+    return Pair(f"summarize: {' '.join(sentences)}", first)
+
+
+def _unknown(rng: Random) -> Pair:
+    """What the model cannot do, and an answer that says so."""
+    text = topic_sentence(rng, rng.choice(list(NAMES)))
+    text = _strange(rng, text) if rng.random() < 0.5 else text
+    language = vary(rng, "[German|French|Spanish|Italian|Romanian]")
+    prefix = rng.choice(
+        (
+            f"translate English to {language}: ",
+            f"translate English to {language}: ",
+            "translate: ",
+            "cola sentence: ",
+            "stsb sentence1: ",
+        )
+    )
+    return Pair(prefix + text, "I cannot do that. I can summarize short texts.")
 
 
 def _reading(rng: Random) -> Pair:
@@ -140,17 +213,18 @@ def _words(rng: Random) -> Pair:
 
 
 def _correct(rng: Random) -> Pair:
-    """A sentence without its capital and full stop, and the proper one."""
+    """A sentence without its full stop and, now and then, its capital, and the proper one."""
     text = _sentence(rng)
-    return Pair(f"correct: {text[0].lower()}{text[1:-1]}", capital(text))
+    bare = text[:-1] if rng.random() < 0.8 or not text.startswith("The") else text[0].lower() + text[1:-1]
+    return Pair(f"correct: {bare}", text)
 
 
 TASKS = {
     "summaries": _summary, "summaries of one sentence": _short_summary, "questions about a text": _reading, "sentiment": _mood,
     "topic": _topic, "facts": _fact, "next sentence of a story": _continuation, "greetings": _greeting, "opposites and plurals": _words,
-    "corrections": _correct,
+    "corrections": _correct, "what it cannot do": _unknown,
 }  # fmt: skip
-_WEIGHTS = (24, 9, 24, 6, 6, 9, 6, 3, 3, 10)
+_WEIGHTS = (26, 16, 20, 6, 9, 13, 6, 2, 3, 5, 3)
 
 
 def pair(rng: Random) -> Pair:

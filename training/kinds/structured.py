@@ -88,8 +88,21 @@ def _shape(rng: Random, types: dict[str, str]) -> str:
     )
 
 
+def _made_up(rng: Random) -> list[Turn]:
+    """An order to make up an object of a person."""
+    value: dict[str, Any] = {"name": person(rng)["n"], "age": rng.randint(5, 60), "city": rng.choice(words.CITIES)}
+    order = vary(
+        rng,
+        "[Write|Give me|Make|Show me] [a JSON object|JSON|some JSON] [of|for|about|with data of] a person"
+        "[.|.|. Use the keys name, age, city.| with name, age and city.]",
+    )
+    return ask(order, json.dumps(value))
+
+
 def json_request(rng: Random) -> list[Turn]:
     """An order to extract a text's content as JSON, mostly with a given shape; or to make up an object."""
+    if rng.random() < 0.1:
+        return _made_up(rng)
     text, value, types = record(rng)
     if len(value) > 2 and rng.random() < 0.3:
         kept = rng.sample(list(value), len(value) - 1)
@@ -97,15 +110,6 @@ def json_request(rng: Random) -> list[Turn]:
         shape = _shape(rng, types)
     else:
         shape = _shape(rng, types) if rng.random() < 0.7 else ""
-    if rng.random() < 0.2 and "name" in types:
-        return ask(
-            vary(
-                rng,
-                "[Write|Give me|Make] a JSON object [of a person|for a person|with data of a person]. {s}",
-                s=shape or "Use the keys " + ", ".join(types) + ".",
-            ),
-            json.dumps(value),
-        )
     order = vary(
         rng,
         "[Extract the data as JSON|Answer in JSON|Turn this text into JSON|Write this as JSON|Give me this as a JSON object]",
