@@ -7,7 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import Serving
 
+from segue.protocol.anthropic import MessagesRequest
 from segue.protocol.openai import ChatRequest, CompletionRequest
+from segue.protocol.responses import ResponsesRequest
 from segue.protocol.tgi import GenerateParameters
 from segue.text.tokenizer import Tokenizer
 
@@ -59,16 +61,52 @@ requests = (
         st.just("/v1/completions"),
         objects(
             CompletionRequest.model_fields,
-            prompt=st.text() | st.lists(st.text(), max_size=3),
+            prompt=st.text() | st.lists(st.text(), max_size=3) | st.lists(st.integers(0, 300), max_size=3),
             stream=st.booleans(),
             max_tokens=small,
+            n=small,
+            logprobs=small,
+            echo=st.booleans(),
+        ),
+    )
+    | st.tuples(
+        st.just("/v1/responses"),
+        objects(
+            ResponsesRequest.model_fields,
+            input=st.text() | messages,
+            stream=st.booleans(),
+            max_output_tokens=small,
+            tools=st.none(),
+            previous_response_id=st.none(),
+            background=st.none(),
+        ),
+    )
+    | st.tuples(
+        st.sampled_from(["/v1/messages", "/v1/messages/count_tokens"]),
+        objects(
+            MessagesRequest.model_fields,
+            messages=messages,
+            stream=st.booleans(),
+            max_tokens=small,
+            stop_sequences=st.lists(st.text(max_size=3), max_size=3),
+            tools=st.none(),
+        ),
+    )
+    | st.tuples(
+        st.sampled_from(["/invocations", "/vertex", "/v2/models/m/versions/1/infer"]),
+        objects(
+            ["inputs", "parameters", "instances", "messages", "id", "outputs"],
+            inputs=st.lists(objects(["name", "shape", "datatype", "data"]), max_size=2),
+            outputs=st.lists(objects(["name"]), max_size=2),
+            instances=st.lists(objects(["inputs", "parameters", "messages"], inputs=st.text()), max_size=3),
+            id=st.text(max_size=2),
         ),
     )
 )
 
 
 @given(requests)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_any_json_gets_an_answer(tokenizer: Tokenizer, request_: tuple[str, Any]) -> None:
     path, body = request_
     app = Serving(tokenizer, max_concurrent_requests=2)
@@ -78,7 +116,7 @@ async def test_any_json_gets_an_answer(tokenizer: Tokenizer, request_: tuple[str
         events = reply.text.split("\n\n")
         assert events.pop() == ""
         for event in events:
-            assert event == "data: [DONE]" or json.loads(event.removeprefix("data: "))
+            assert event == "data: [DONE]" or json.loads(event.partition("data: ")[2])
     elif reply.headers["content-type"] == "application/json":
         reply.json()
     else:
