@@ -246,3 +246,12 @@ async def test_P4_usage_in_its_own_chunk_only_if_asked_for(serve: Serve) -> None
         [],
         {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9},
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"), [("/v1/responses", {"input": "a"}), ("/v1/messages", {"messages": [], "max_tokens": 1})]
+)
+async def test_M1_refused_conversations_are_counted(serve: Serve, path: str, fields: dict[str, Any]) -> None:
+    app = serve(chat_template=None)
+    assert (await app.post(path, fields)).json()["error_type"] == "template_error"
+    assert await app.metric('tgi_request_failure{err="template"}') == 1

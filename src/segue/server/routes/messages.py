@@ -43,7 +43,12 @@ async def count_tokens(server: Server, request: Request) -> ASGIApp:
 
 async def _messages(server: Server, request: Request) -> ASGIApp:
     body = await read_json(request, MessagesRequest, server.config.payload_limit)
-    ask = await _ask(server, body)
+    server.metrics.request_count.add()
+    try:
+        ask = await _ask(server, body)
+    except RequestError as error:
+        server.record_failure("messages", error)
+        raise
     shape = MessageShape(body, server.model.model_id)
     if body.stream:
         headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(ask.inputs))}

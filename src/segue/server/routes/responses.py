@@ -26,7 +26,12 @@ __all__ = ["responses"]
 async def responses(server: Server, request: Request) -> ASGIApp:
     """The assistant's next message, at once or as a stream of named events."""
     body = await read_json(request, ResponsesRequest, server.config.payload_limit)
-    ask = await chat_ask(server, _as_chat(body))
+    server.metrics.request_count.add()
+    try:
+        ask = await chat_ask(server, _as_chat(body))
+    except RequestError as error:
+        server.record_failure("responses", error)
+        raise
     shape = ResponseShape(body, server.model.model_id)
     if body.stream:
         headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(ask.inputs))}
