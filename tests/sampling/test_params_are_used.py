@@ -13,7 +13,6 @@ USED_ELSEWHERE = {
     "seed": "server/admission.py draws one for None; the sampler gets SamplingRow.seed",
     "stop": "text/stop_strings.py",
     "prompt_logprobs": "runner/model_runner.py",
-    "ignore_eos": "server/admission.py leaves StopCriteria.eos_token_ids empty",
 }
 
 

@@ -98,6 +98,7 @@ def test_the_order_of_the_steps():
         "FrequencyPenalty",
         "PresencePenalty",
         "LogitBias",
+        "GrammarMask",
         "Temperature",
         "TopK",
         "TopP",

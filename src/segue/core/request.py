@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from segue.core.grammar import Grammar
+
 __all__ = ["AbortRequests", "Request", "SamplingParams", "StopCriteria"]
 
 
@@ -34,6 +36,7 @@ class SamplingParams:
     prompt_logprobs: bool = False
     """TGI's ``decoder_input_details``: the prompt's own logprobs come back too; the prefix cache is then not used."""
     ignore_eos: bool = False
+    grammar: Grammar | None = None
 
     @property
     def is_sampling(self) -> bool:

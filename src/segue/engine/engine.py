@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from segue.core.batch import ScheduledBatch, StepOutput
@@ -10,6 +10,7 @@ from segue.core.errors import EngineDeadError
 from segue.core.output import EngineStep, RequestOutput, StepStats
 from segue.core.request import Request
 from segue.engine.config import EngineConfig
+from segue.engine.grammars import Grammars
 from segue.engine.scheduler import Scheduler
 
 __all__ = ["Engine", "Runner"]
@@ -27,9 +28,10 @@ class Runner(Protocol):
 class Engine:
     """Requests in, outputs out, step by step; used by one thread."""
 
-    def __init__(self, config: EngineConfig, runner: Runner) -> None:
+    def __init__(self, config: EngineConfig, runner: Runner, grammars: Grammars | None = None) -> None:
+        """``grammars`` compiles those of requests; None: a request that has one is refused."""
         self.config = config
-        self.scheduler = Scheduler(config)
+        self.scheduler = Scheduler(config, grammars)
         self._runner = runner
         self._has_news = False
         self._forward_s = 0.0
@@ -49,6 +51,11 @@ class Engine:
         """Free all that these requests hold, at once; they get no more outputs. Unknown ids are ignored."""
         self.scheduler.abort(request_ids)
         self._has_news = True
+
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called, in any thread, when ``has_work`` may have become True without ``add`` or ``abort``."""
+        if self.scheduler.grammars is not None:
+            self.scheduler.grammars.on_ready = wake
 
     def step(self) -> EngineStep | None:
         """Run one step; None if there is nothing to do and no gauge has changed since the last call.
@@ -93,7 +100,7 @@ class Engine:
         scheduler, counts = self.scheduler, self.scheduler.counts
         return StepStats(
             num_running=len(scheduler.running),
-            num_waiting=len(scheduler.waiting),
+            num_waiting=len(scheduler.waiting) + len(scheduler.held),
             num_used_blocks=scheduler.blocks.num_blocks - scheduler.blocks.num_free_blocks,
             num_total_blocks=scheduler.blocks.num_blocks,
             num_scheduled_tokens=counts.num_scheduled_tokens,

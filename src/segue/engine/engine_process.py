@@ -1,9 +1,11 @@
 """The engine process: a loop between its socket and its engine."""
 
+import contextlib
 import gc
 import logging
 import multiprocessing
 import os
+import socket as sockets
 from collections import defaultdict
 
 import zmq
@@ -50,6 +52,11 @@ class _EngineLoop:
         self._must_stop = False
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
+        self._wake_reader, self._wake_writer = sockets.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._poller.register(self._wake_reader, zmq.POLLIN)
+        engine.wake_with(self._wake)
         self._parent_pid = os.getppid()
         parent = multiprocessing.parent_process()
         self._parent_sentinel = None if parent is None else parent.sentinel
@@ -57,11 +64,12 @@ class _EngineLoop:
             self._poller.register(self._parent_sentinel, zmq.POLLIN)
 
     def run(self) -> None:
-        while not self._must_stop:
-            self._receive()
-            step = None if self._must_stop else self._engine.step()
-            if step is not None:
-                self._send_step(step)
+        with self._wake_reader, self._wake_writer:
+            while not self._must_stop:
+                self._receive()
+                step = None if self._must_stop else self._engine.step()
+                if step is not None:
+                    self._send_step(step)
 
     def _receive(self) -> None:
         """Take all messages there are; wait for one if there is no work. Without a sentinel, look at the parent too."""
@@ -70,8 +78,16 @@ class _EngineLoop:
         if self._parent_sentinel in events or os.getppid() != self._parent_pid:
             logger.warning("The parent process ended, so does the engine")
             self._must_stop = True
-        elif self._socket in events:
+            return
+        if self._wake_reader.fileno() in events:
+            self._wake_reader.recv(4096)
+        if self._socket in events:
             self._drain()
+
+    def _wake(self) -> None:
+        """In any thread. A full buffer wakes as well as one more byte; a closed one belongs to an engine that ended."""
+        with contextlib.suppress(OSError):
+            self._wake_writer.send(b"\0")
 
     def _drain(self) -> None:
         while not self._must_stop:

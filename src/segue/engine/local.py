@@ -33,6 +33,7 @@ class LocalEngine:
         self._commands: SimpleQueue[Request | AbortRequests | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_healthy = True
+        engine.wake_with(lambda: self._commands.put(AbortRequests(())))
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 

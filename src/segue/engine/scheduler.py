@@ -6,6 +6,8 @@ out the youngest running sequence is preempted: it goes back to waiting, keeps i
 far as the prefix cache has lost them. The oldest running sequence is never preempted for another, and ``add`` refuses
 what the whole pool cannot hold, so the oldest always comes to its end, then the next: no two sequences can preempt
 each other for ever.
+
+A sequence whose grammar is not compiled yet is held aside, and takes its place by age among the waiting when it is.
 """
 
 import itertools
@@ -20,6 +22,7 @@ from segue.core.output import FinishReason, RequestOutput, TokenOutput
 from segue.core.request import Request
 from segue.engine.block_manager import BlockManager, Match
 from segue.engine.config import EngineConfig
+from segue.engine.grammars import Grammars
 from segue.engine.sequence import EncoderBlocks, Sequence, SequenceStatus
 
 __all__ = ["Scheduler", "StepCounts"]
@@ -45,13 +48,17 @@ class Scheduler:
     ``add`` and ``abort`` may come at any moment in between.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, grammars: Grammars | None = None) -> None:
+        """Without ``grammars`` a request that has one is refused."""
         self.config = config
+        self.grammars = grammars
         self.blocks = BlockManager(config.num_blocks, config.block_size, config.long_prompt_boundary)
         self.running: list[Sequence] = []
         """Oldest first."""
         self.waiting: OrderedDict[int, Sequence] = OrderedDict()
         """By ``seq_id``, oldest first."""
+        self.held: dict[int, Sequence] = {}
+        """By ``seq_id``: their grammars are being compiled."""
         self.counts = StepCounts()
         """Of the last step."""
         self.num_running_tokens = 0
@@ -68,7 +75,8 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.running or self.waiting or self._refused)
+        """Whether ``schedule`` would find something; what is held aside does not count until its grammar is ready."""
+        return bool(self.running or self.waiting or self._refused) or any(map(_has_grammar, self.held.values()))
 
     def add(self, request: Request) -> None:
         """Put a request at the end of the queue; one that can never run gets its error from ``take_refused``.
@@ -83,7 +91,12 @@ class Scheduler:
             return
         seq = Sequence.from_request(next(self._seq_ids), request, enable_caching=self.config.enable_prefix_caching)
         self._live[request.request_id] = seq
-        self.waiting[seq.seq_id] = seq
+        if request.sampling.grammar is None:
+            self.waiting[seq.seq_id] = seq
+        else:
+            assert self.grammars is not None
+            seq.grammar = self.grammars.prepare(request.sampling.grammar)
+            self.held[seq.seq_id] = seq
 
     def abort(self, request_ids: Iterable[int]) -> None:
         """Free all that these requests hold; results on their way are dropped. Unknown ids are ignored."""
@@ -103,6 +116,7 @@ class Scheduler:
         self.blocks.begin_step()
         self._lost_blocks.clear()
         self.counts = StepCounts()
+        self._release_held()
         decodes: list[ScheduledSequence] = []
         prefills: list[ScheduledSequence] = []
         budget = self._schedule_running(decodes, prefills)
@@ -169,6 +183,8 @@ class Scheduler:
     def _reason_to_refuse(self, request: Request) -> str | None:
         if not request.prompt_token_ids or request.encoder_token_ids == ():
             return "the input is empty"
+        if request.sampling.grammar is not None and self.grammars is None:
+            return "grammar is not supported"
         if request.stop.max_new_tokens < 1:
             return f"max_new_tokens must be at least 1, not {request.stop.max_new_tokens}"
         # The last token is never fed back, so it needs no slot.
@@ -178,6 +194,18 @@ class Scheduler:
         if num_blocks > self.blocks.num_blocks:
             return f"the request needs {num_blocks} cache blocks, the server has {self.blocks.num_blocks}"
         return None
+
+    def _release_held(self) -> None:
+        """Let those wait whose grammars are ready, and refuse those whose grammars cannot be used."""
+        for seq in [seq for seq in self.held.values() if _has_grammar(seq)]:
+            assert seq.grammar is not None
+            if seq.grammar.error is not None:
+                self._finish(seq)
+                reason = f"grammar is not valid: {seq.grammar.error}"
+                self._refused.append(RequestOutput(request_id=seq.request.request_id, error=reason))
+            else:
+                del self.held[seq.seq_id]
+                self._wait(seq)
 
     def _schedule_running(self, decodes: list[ScheduledSequence], prefills: list[ScheduledSequence]) -> int:
         """Returns the token budget left for new sequences.
@@ -336,7 +364,11 @@ class Scheduler:
         self.blocks.free(seq)
         seq.status = SequenceStatus.WAITING
         seq.prompt_logprobs = []
-        # The youngest running sequence is older than all that wait, except those that a failed step sent back.
+        self._wait(seq)
+
+    def _wait(self, seq: Sequence) -> None:
+        """Put it among the waiting, by its age."""
+        # A preempted sequence is older than all that wait, except those that a failed step or a grammar held back.
         oldest = next(iter(self.waiting), seq.seq_id)
         self.waiting[seq.seq_id] = seq
         if oldest >= seq.seq_id:
@@ -347,7 +379,7 @@ class Scheduler:
     def _finish(self, seq: Sequence) -> None:
         if seq.status is SequenceStatus.RUNNING:
             self._stop_running(seq)
-        else:
+        elif self.held.pop(seq.seq_id, None) is None:
             del self.waiting[seq.seq_id]
         self.blocks.free(seq)
         seq.status = SequenceStatus.FINISHED
@@ -358,10 +390,11 @@ class Scheduler:
         assert [seq.seq_id for seq in self.running] == sorted(seq.seq_id for seq in self.running)
         assert list(self.waiting) == sorted(self.waiting)
         assert len(self.running) <= min(self.config.max_batch_size, self.config.max_batch_prefill_tokens)
-        live = {seq.request.request_id: seq for seq in (*self.running, *self.waiting.values())}
+        live = {seq.request.request_id: seq for seq in (*self.running, *self.waiting.values(), *self.held.values())}
         assert live == self._live
-        assert len(live) == len(self.running) + len(self.waiting)
-        for seq in self.waiting.values():
+        assert len(live) == len(self.running) + len(self.waiting) + len(self.held)
+        assert all(seq.grammar is None or _has_grammar(seq) for seq in (*self.running, *self.waiting.values()))
+        for seq in (*self.waiting.values(), *self.held.values()):
             assert seq.status is SequenceStatus.WAITING
             assert (seq.block_table, seq.encoder_blocks, seq.num_computed_tokens) == ([], None, 0)
         for seq in self.running:
@@ -370,6 +403,10 @@ class Scheduler:
             assert len(seq.block_table) == self.blocks.num_blocks_for(seq.num_computed_tokens)
         assert self.num_running_tokens == sum(seq.max_tokens for seq in self.running)
         self.blocks.check_invariants(self.running)
+
+
+def _has_grammar(seq: Sequence) -> bool:
+    return seq.grammar is not None and seq.grammar.is_ready
 
 
 def _age(seq: Sequence) -> int:

@@ -6,6 +6,7 @@ from enum import Enum, auto
 
 from segue.core.batch import EncoderInput
 from segue.core.request import Request
+from segue.engine.grammars import PreparedGrammar
 
 __all__ = ["EncoderBlocks", "Sequence", "SequenceStatus"]
 
@@ -60,6 +61,8 @@ class Sequence:
     """Prompt and encoder tokens that the caches held when it was first admitted."""
     scheduled_time: float | None = None
     has_output: bool = False
+    grammar: PreparedGrammar | None = None
+    """Of a request with a grammar; held until the end, so that it stays compiled."""
     prompt_logprobs: list[float] = field(default_factory=list)
     """Of prompt positions ``1 … num_computed_tokens``, until they are sent with the first token."""
 

@@ -99,7 +99,16 @@ def build_engine(
     from segue.launcher.limits import engine_info, tokenizer_max_length
     from segue.runner.build import build_runner
 
-    runner, facts = build_runner(runner_config(config, model_folder), progress)
+    def tokenizer_json() -> str:
+        from segue.launcher.tokenizer_files import ensure_tokenizer
+        from segue.text.tokenizer import Tokenizer
+
+        folder = ensure_tokenizer(model_folder, trust_remote_code=config.trust_remote_code)
+        return Tokenizer.from_folder(folder, tokenizer_config_path=config.tokenizer_config_path).to_json()
+
+    runner, facts = build_runner(
+        runner_config(config, model_folder), progress, None if config.disable_grammar_support else tokenizer_json
+    )
     info = engine_info(config, facts, tokenizer_max_length(model_folder))
     engine_config = EngineConfig(
         num_blocks=info.num_blocks,
@@ -109,7 +118,7 @@ def build_engine(
         enable_prefix_caching=config.prefix_caching,
         long_prompt_boundary=facts.long_prompt_boundary,
     )
-    return Engine(engine_config, runner), info
+    return Engine(engine_config, runner, runner.grammars), info
 
 
 def runner_config(config: ServeConfig, model_folder: Path) -> "RunnerConfig":

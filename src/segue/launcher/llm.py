@@ -80,6 +80,8 @@ class LLM:
         self._engine, self.info = build_engine(config, source.folder)
         self._next_id = 0
         self._lock = threading.Lock()
+        self._has_news = threading.Event()
+        self._engine.wake_with(self._has_news.set)
 
     def generate(
         self,
@@ -147,8 +149,11 @@ class LLM:
             for sequence in waiting.values():
                 self._engine.add(sequence.request)
             while waiting:
+                self._has_news.clear()
                 step = self._engine.step()
-                assert step is not None, "requests wait, but the engine has nothing to do"
+                if step is None:  # all that wait do so for their grammars
+                    self._has_news.wait()
+                    continue
                 for output in step.outputs:
                     sequence = waiting[output.request_id]
                     sequence.push(output)

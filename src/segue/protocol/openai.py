@@ -6,7 +6,7 @@ from pydantic import AliasChoices, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
-from segue.protocol.tgi import GrammarType, TokenizeResponse
+from segue.protocol.tgi import JsonSchemaConfig, RegexGrammar, TokenizeResponse
 from segue.protocol.wire import F32, U32, U64, Items, Untagged, WireModel
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
     "FunctionDefinition",
     "FunctionName",
     "ImageChunk",
+    "JsonFormat",
+    "JsonSchemaFormat",
     "LogitBias",
     "Message",
     "MessageContent",
@@ -38,9 +40,11 @@ __all__ = [
     "NamedToolChoice",
     "OutputMessage",
     "Prompt",
+    "ResponseFormat",
     "Stop",
     "StreamOptions",
     "TextChunk",
+    "TextFormat",
     "TextMessage",
     "Tool",
     "ToolCall",
@@ -136,6 +140,45 @@ class Message(WireModel):
         return self
 
 
+class TextFormat(WireModel):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class JsonFormat(WireModel):
+    """The text is JSON: any object as OpenAI asks for it, or what fits the JSON Schema in ``value``, as TGI does."""
+
+    type: Literal["json", "json_object"]
+    value: Any = None
+    """The schema, as an object or as a string that holds one. ``json_object`` needs none."""
+
+    @model_validator(mode="after")
+    def _has_a_schema(self) -> Self:
+        if self.type == "json" and self.value is None:
+            raise PydanticCustomError("missing_field", "missing field `{field}`", {"field": "value"})
+        return self
+
+
+class JsonSchemaFormat(WireModel):
+    """The text is JSON that fits a JSON Schema with a name, in ``json_schema`` (OpenAI's) or in ``value`` (TGI's)."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchemaConfig | None = None
+    value: JsonSchemaConfig | None = None
+
+    @model_validator(mode="after")
+    def _has_a_schema(self) -> Self:
+        if self.json_schema is None and self.value is None:
+            raise PydanticCustomError("missing_field", "missing field `{field}`", {"field": "value"})
+        return self
+
+
+ResponseFormat = TypeAliasType(
+    "ResponseFormat", Annotated[TextFormat | JsonFormat | RegexGrammar | JsonSchemaFormat, Field(discriminator="type")]
+)
+
+
 class StreamOptions(WireModel):
     """What a stream carries besides the text."""
 
@@ -187,7 +230,7 @@ class ChatRequest(WireModel):
     """Text that introduces the tools."""
     tool_choice: ToolChoice | None = None
     """``auto``, ``none``, ``required``, or a function."""
-    response_format: GrammarType | None = None
+    response_format: ResponseFormat | None = None
     """Constrain the text."""
     stream_options: StreamOptions | None = None
 
@@ -360,6 +403,8 @@ class CompletionRequest(WireModel):
     """Token id to what is added to its logit, from -100 to 100."""
     stream_options: StreamOptions | None = None
     """With ``include_usage`` a last chunk without choices carries the usage, and no other chunk does."""
+    response_format: ResponseFormat | None = None
+    """Constrain the text."""
 
     @model_validator(mode="after")
     def _has_a_prompt(self) -> Self:

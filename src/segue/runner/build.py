@@ -3,7 +3,7 @@
 import json
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from segue.models.registry import find_family
 from segue.runner import kv_cache, memory
 from segue.runner.config import RunnerConfig
 from segue.runner.model_runner import ModelRunner
+from segue.sampling.grammar import GrammarStates
+from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.sampling.sampler import Sampler
 
 __all__ = ["ModelFacts", "build_runner"]
@@ -49,8 +51,12 @@ class ModelFacts:
     long_prompt_boundary: int | None
 
 
-def build_runner(config: RunnerConfig, progress: Progress | None = None) -> tuple[ModelRunner, ModelFacts]:
+def build_runner(
+    config: RunnerConfig, progress: Progress | None = None, tokenizer_json: Callable[[], str] | None = None
+) -> tuple[ModelRunner, ModelFacts]:
     """Load the model and allocate its cache.
+
+    ``tokenizer_json`` gives the model's ``tokenizer.json``, for the first grammar; None: there are to be none.
 
     Raises:
         ConfigError: the folder, the dtype or the memory does not allow it; the text says what to change.
@@ -66,12 +72,16 @@ def build_runner(config: RunnerConfig, progress: Progress | None = None) -> tupl
         num_blocks = _measured_blocks(model, config, device, dtype, per_block)
     else:
         num_blocks = _num_blocks(config, model, per_block, memory.available_bytes(device), device)
-    runner = _runner(model, config, num_blocks, device, dtype)
+    facts = _facts(config, hf_config, model, dtype, device, num_blocks)
+    grammars = None
+    if tokenizer_json is not None and facts.eos_token_ids:
+        grammars = GrammarCompiler(tokenizer_json, model.vocab_size, facts.eos_token_ids)
+    runner = _runner(model, config, num_blocks, device, dtype, grammars)
     if device.type == "cpu":
         memory.keep_freed_memory()  # from here on: what loading freed goes back to the system
     logger.info("Warming up model")
     _dry_run(runner, 8)
-    return runner, _facts(config, hf_config, model, dtype, device, num_blocks)
+    return runner, facts
 
 
 def _load(
@@ -90,11 +100,21 @@ def _load(
 
 
 def _runner(
-    model: Model, config: RunnerConfig, num_blocks: int, device: torch.device, dtype: torch.dtype
+    model: Model,
+    config: RunnerConfig,
+    num_blocks: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    grammars: GrammarCompiler | None = None,
 ) -> ModelRunner:
     caches = kv_cache.allocate(model.kv_layers, num_blocks, config.block_size, dtype, device)
-    sampler = Sampler(model.vocab_size, watermark_gamma=config.watermark_gamma, watermark_delta=config.watermark_delta)
-    return ModelRunner(model, caches, config.block_size, device, sampler)
+    sampler = Sampler(
+        model.vocab_size,
+        watermark_gamma=config.watermark_gamma,
+        watermark_delta=config.watermark_delta,
+        grammars=None if grammars is None else GrammarStates(grammars),
+    )
+    return ModelRunner(model, caches, config.block_size, device, sampler, grammars)
 
 
 def _num_blocks(config: RunnerConfig, model: Model, per_block: int, free_bytes: int, device: torch.device) -> int:

@@ -1,7 +1,7 @@
 """Runs one step: ``execute(ScheduledBatch) → StepOutput``. Tensors live and die in here.
 
-The runner keeps nothing of a sequence between steps but its K/V in the pool, so that preempting or finishing one
-needs no word to it. It knows no request, no scheduler and no text.
+The runner keeps nothing of a sequence between steps but its K/V in the pool, and what a grammar can replay, so that
+preempting or finishing one needs no word to it. It knows no request, no scheduler and no text.
 """
 
 import time
@@ -16,6 +16,7 @@ from segue.core.output import TokenOutput
 from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.input_batch import KVCaches, encoder_batch, input_batch
+from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.sampling.logprobs import prompt_logprobs
 from segue.sampling.sampler import Sampler, SamplingRow
 
@@ -29,10 +30,17 @@ class ModelRunner:
     """A model, its KV pool and the sampler on one device."""
 
     def __init__(
-        self, model: Model, kv_caches: KVCaches, block_size: int, device: torch.device, sampler: Sampler
+        self,
+        model: Model,
+        kv_caches: KVCaches,
+        block_size: int,
+        device: torch.device,
+        sampler: Sampler,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
+        """``grammars``: the compiler that the engine is to prepare grammars with; None: requests cannot have any."""
         self.model, self.kv_caches, self.block_size, self.device = model, kv_caches, block_size, device
-        self.sampler = sampler
+        self.sampler, self.grammars = sampler, grammars
 
     @torch.inference_mode()
     def execute(self, batch: ScheduledBatch) -> StepOutput:
@@ -81,17 +89,18 @@ class ModelRunner:
                 seed=s.seed,
                 position=len(s.history),
                 num_prompt_tokens=s.num_prompt_tokens,
+                seq_id=s.seq_id,
             )
             for s in sequences
         ]
         tokens: dict[int, tuple[TokenOutput, ...]] = {}
         errors: dict[int, str] = {}
-        for sequence, result in zip(sequences, self.sampler.sample(logits, rows), strict=True):
+        for sequence, row, result in zip(sequences, rows, self.sampler.sample(logits, rows), strict=True):
             if isinstance(result, GenerationError):
-                errors[sequence.seq_id] = result.reason
+                errors[sequence.seq_id] = self.sampler.grammar_error(row) or result.reason
                 self._wipe(sequence)
             else:
-                tokens[sequence.seq_id] = (result,)
+                tokens[sequence.seq_id] = (result, *self.sampler.forced_after(row, result))
         return tokens, errors
 
     def _wipe(self, sequence: ScheduledSequence) -> None:

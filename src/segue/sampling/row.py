@@ -18,4 +18,6 @@ class SamplingRow:
     position: int
     """Index of the token being chosen in the whole sequence: ``len(history)``."""
     num_prompt_tokens: int
-    """The first so many of ``history`` are the prompt."""
+    """The first so many of ``history`` are the prompt; a grammar's text begins after them."""
+    seq_id: int = 0
+    """A hint where a grammar's state may be found; what is found is compared with ``history``."""

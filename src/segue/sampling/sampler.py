@@ -1,6 +1,7 @@
 """Logits → tokens: the ordered list of processors, the choice, its logprobs.
 
-Owns the order. Does not know sequences, blocks or requests; keeps nothing between steps.
+Owns the order. Does not know sequences, blocks or requests; keeps nothing between steps but what a grammar's state
+would take to replay (``grammar.py``).
 """
 
 import math
@@ -13,9 +14,11 @@ from torch import Tensor
 from segue.core.errors import GenerationError
 from segue.core.output import TokenOutput
 from segue.sampling.choose import choose
+from segue.sampling.grammar import GrammarStates
 from segue.sampling.logprobs import TopTokens, prompt_logprobs
 from segue.sampling.processors.base import Processor
 from segue.sampling.processors.frequency_penalty import FrequencyPenalty
+from segue.sampling.processors.grammar_mask import GrammarMask
 from segue.sampling.processors.logit_bias import LogitBias
 from segue.sampling.processors.presence_penalty import PresencePenalty
 from segue.sampling.processors.repetition_penalty import RepetitionPenalty
@@ -32,15 +35,25 @@ __all__ = ["Sampler", "SamplingRow", "prompt_logprobs"]
 class Sampler:
     """Chooses one token per row. The same row gives the same id alone and in any batch."""
 
-    def __init__(self, vocab_size: int, *, watermark_gamma: float = 0.5, watermark_delta: float = 2.0) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        watermark_gamma: float = 0.5,
+        watermark_delta: float = 2.0,
+        grammars: GrammarStates | None = None,
+    ) -> None:
+        """``grammars`` may be None where no row has one."""
         self.vocab_size = vocab_size
-        # TGI's order, with OpenAI's two after its penalties; a grammar's mask belongs between them and the temperature.
+        self._grammars = grammars
+        # TGI's order, with OpenAI's two after its penalties.
         self.processors: tuple[Processor[Any], ...] = (
             Watermark(vocab_size, gamma=watermark_gamma, delta=watermark_delta),
             RepetitionPenalty(vocab_size),
             FrequencyPenalty(vocab_size),
             PresencePenalty(vocab_size),
             LogitBias(vocab_size),
+            GrammarMask(vocab_size, grammars),
             Temperature(),
             TopK(vocab_size),
             TopP(),
@@ -66,6 +79,20 @@ class Sampler:
         top = TopTokens.of(logprobs, rows)
         peaks = logits.amax(-1)
         return _outputs(ids, logprobs.gather(-1, ids[:, None]).squeeze(-1), peaks, top)
+
+    def forced_after(self, row: SamplingRow, chosen: TokenOutput) -> tuple[TokenOutput, ...]:
+        """What can only follow the token chosen for ``row``: the grammar leaves no choice, so the logprobs are 0."""
+        if self._grammars is None or row.params.grammar is None:
+            return ()
+        has_top_tokens = row.params.top_n_tokens > 0
+        return tuple(
+            TokenOutput(token_id, 0.0, ((token_id, 0.0),) if has_top_tokens else ())
+            for token_id in self._grammars.forced_after(row, chosen.token_id)
+        )
+
+    def grammar_error(self, row: SamplingRow) -> str | None:
+        """Why the grammar of a row that got an error cannot go on; None: it was not the grammar."""
+        return None if self._grammars is None or row.params.grammar is None else self._grammars.error(row)
 
     def _process(self, logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
         """[num_rows, vocab_size] float32: ``logits`` themselves if they are that and nobody asked for anything."""

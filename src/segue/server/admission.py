@@ -2,17 +2,18 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from segue.core.config import ServeConfig
 from segue.core.errors import OverloadedError, ValidationError
+from segue.core.grammar import Grammar
 from segue.core.output import EngineInfo
 from segue.core.request import Request, SamplingParams, StopCriteria
 from segue.engine.handle import EngineHandle
-from segue.protocol.tgi import GenerateParameters
+from segue.protocol.tgi import GenerateParameters, GrammarType
 from segue.server.floats import round_to_f32
 from segue.server.metrics import Metrics
 
@@ -204,13 +205,22 @@ class Encoder(Protocol):
 class Admission:
     """Lets requests in: no more than ``max_concurrent_requests`` sequences at a time, and only what is valid."""
 
-    def __init__(self, config: ServeConfig, info: EngineInfo, encode: Encoder, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        info: EngineInfo,
+        encode: Encoder,
+        metrics: Metrics,
+        admit_grammar: Callable[[GrammarType], Awaitable[Grammar]],
+    ) -> None:
+        """``admit_grammar`` raises ValidationError."""
         self._limits = Limits.of(config, info)
         self._num_permits = config.max_concurrent_requests
         self._has_prefill_logprobs = config.enable_prefill_logprobs
         self._info = info
         self._encode = encode
         self._metrics = metrics
+        self._admit_grammar = admit_grammar
 
     @contextmanager
     def permits(self, parameters: GenerateParameters, *, streaming: bool) -> Iterator[None]:
@@ -247,15 +257,14 @@ class Admission:
         if parameters.truncate is not None:
             input_ids = input_ids[-parameters.truncate :]
         max_new_tokens = self._max_new_tokens(len(input_ids), parameters.max_new_tokens)
-        if parameters.grammar is not None:
-            raise ValidationError("grammar is not supported")
+        grammar = None if parameters.grammar is None else await self._admit_grammar(parameters.grammar)
         self._metrics.input_length.observe(len(input_ids))
         self._metrics.max_new_tokens.observe(min(max_new_tokens, _RESERVED_NEW_TOKENS))
         return AdmittedRequest(
             ask=ask,
             input_ids=tuple(input_ids),
             sampling=_sampling(
-                parameters, has_prompt_logprobs=self._has_prefill_logprobs and not info.is_encoder_decoder
+                parameters, grammar, has_prompt_logprobs=self._has_prefill_logprobs and not info.is_encoder_decoder
             ),
             stop=StopCriteria(max_new_tokens=max_new_tokens, eos_token_ids=frozenset(info.eos_token_ids)),
             best_of=_best_of(parameters),
@@ -278,7 +287,7 @@ class Admission:
         return room if asked is None else min(asked, room)
 
 
-def _sampling(p: GenerateParameters, *, has_prompt_logprobs: bool) -> SamplingParams:
+def _sampling(p: GenerateParameters, grammar: Grammar | None, *, has_prompt_logprobs: bool) -> SamplingParams:
     return SamplingParams(
         max_new_tokens=p.max_new_tokens,
         do_sample=p.do_sample,
@@ -295,4 +304,5 @@ def _sampling(p: GenerateParameters, *, has_prompt_logprobs: bool) -> SamplingPa
         stop=tuple(p.stop),
         top_n_tokens=p.top_n_tokens or 0,
         prompt_logprobs=p.decoder_input_details and has_prompt_logprobs,
+        grammar=grammar,
     )

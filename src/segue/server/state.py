@@ -12,6 +12,7 @@ from segue.core.errors import ConfigError, RequestError
 from segue.core.memory_plan import ModelDescription
 from segue.engine.handle import EngineHandle
 from segue.server.admission import Admission
+from segue.server.grammars import GrammarAdmission
 from segue.server.journal import log_failure
 from segue.server.metrics import Metrics
 from segue.server.openai_words import OpenAIWords
@@ -58,7 +59,8 @@ class Server:
         self.system_fingerprint = f"{self.version}-native"
         self.words = OpenAIWords(config.openai_dialect)
         self.compute_type = config.compute_type or f"1-{engine.info.device_name or engine.info.device}"
-        self.admission = Admission(config, engine.info, self.encode, self.metrics)
+        self.grammars = GrammarAdmission(is_enabled=not config.disable_grammar_support)
+        self.admission = Admission(config, engine.info, self.encode, self.metrics, self.grammars.admit)
         self._threads = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="tokenize")
 
     async def in_thread(self, work: Callable[[], T]) -> T:
@@ -88,3 +90,4 @@ class Server:
         """Stop taking them, and let the threads go; running requests may end first."""
         self.engine.on_step.remove(self.metrics.on_step)
         self._threads.shutdown(wait=False)
+        self.grammars.close()

@@ -1,8 +1,10 @@
 import pytest
 import torch
-from sampling.rows import random_logits, row
+from sampling.rows import letters_compiler, prepared, random_logits, row
 
+from segue.core.grammar import Grammar
 from segue.core.request import SamplingParams
+from segue.sampling.grammar import GrammarStates
 from segue.sampling.processors.base import Column
 from segue.sampling.sampler import Sampler
 
@@ -12,12 +14,21 @@ ASKS = {
     "FrequencyPenalty": {"frequency_penalty": 1.0},
     "PresencePenalty": {"presence_penalty": 1.0},
     "LogitBias": {"logit_bias": ((0, 1.0),)},
+    "GrammarMask": {"grammar": Grammar("regex", "[a-z]*")},
     "Temperature": {"temperature": 0.5},
     "TopK": {"top_k": 5},
     "TopP": {"top_p": 0.5},
     "TypicalP": {"typical_p": 0.5},
 }
-PROCESSORS = Sampler(101).processors
+COMPILER = letters_compiler(1501)
+HELD = prepared(COMPILER, Grammar("regex", "[a-z]*"))
+
+
+def processors(vocab_size):
+    return Sampler(vocab_size, grammars=GrammarStates(COMPILER)).processors
+
+
+PROCESSORS = processors(101)
 by_name = pytest.mark.parametrize("processor", PROCESSORS, ids=lambda p: type(p).__name__)
 
 
@@ -62,8 +73,8 @@ def test_greedy_safe_means_that_asking_makes_a_row_sample(processor):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("vocab_size", [101, 1501])
 def test_a_broken_row_hurts_no_other(processor, bad, vocab_size):
-    processor = next(p for p in Sampler(vocab_size).processors if type(p) is type(processor))
-    rows = [row(**ASKS[type(processor).__name__])] * 3
+    processor = next(p for p in processors(vocab_size) if type(p) is type(processor))
+    rows = [row(**ASKS[type(processor).__name__]) for _ in range(3)]
     logits = random_logits(3, vocab_size)
     whole = processor.apply(logits.clone(), processor.columns(rows))
     logits[1] = bad

@@ -12,6 +12,7 @@ from segue.protocol.tgi import GenerateParameters
 from segue.server.admission import Ask
 from segue.server.bodies import read_json
 from segue.server.generation import Generation, all_or_none, generate, longest_headers
+from segue.server.grammars import wire_grammar
 from segue.server.openai_parameters import choices, logit_bias, randomness, stop_strings
 from segue.server.replies import json_reply
 from segue.server.state import Server
@@ -139,7 +140,7 @@ def _parameters(server: Server, body: ChatRequest) -> GenerateParameters:
         top_n_tokens=body.top_logprobs,
         details=True,
         return_full_text=False,
-        grammar=body.response_format,
+        grammar=wire_grammar(body.response_format),
         adapter_id=None if body.model == "tgi" else body.model,
     )
 

@@ -14,6 +14,7 @@ from segue.server.admission import Ask
 from segue.server.bodies import read_json
 from segue.server.completion_choice import CompletionEvents, CompletionShape, completion_choice
 from segue.server.generation import all_or_none, generate, sum_headers, timing_headers
+from segue.server.grammars import wire_grammar
 from segue.server.openai_parameters import choices, logit_bias, randomness, stop_strings
 from segue.server.replies import json_reply
 from segue.server.state import Server
@@ -166,5 +167,6 @@ def _parameters(server: Server, body: CompletionRequest) -> GenerateParameters:
         details=True,
         decoder_input_details=bool(body.echo) and body.logprobs is not None,
         return_full_text=False,
+        grammar=wire_grammar(body.response_format),
         adapter_id=None if body.model == "tgi" else body.model,
     )

@@ -1,0 +1,118 @@
+"""A wire request's grammar becomes the engine's, or is refused with TGI's words (spec 2.4).
+
+Schemas are compiled here as well, without the vocabulary, because TGI answers a wrong one with status 422. A regular
+expression is compiled by the engine alone: as in TGI, a wrong one fails its generation.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+from msgspec.json import encode
+
+from segue.core.errors import ValidationError
+from segue.core.grammar import JSON_OPTIONS, MAX_REGEX_CHARS, MAX_SCHEMA_CHARS, PARSER_LIMITS, Grammar
+from segue.protocol.openai import JsonFormat, JsonSchemaFormat, ResponseFormat
+from segue.protocol.tgi import GrammarType, JsonGrammar, JsonSchemaGrammar, RegexGrammar
+from segue.text.json_schema import SchemaError, is_object_schema, read_schema, tgi_schema
+
+__all__ = ["GrammarAdmission", "wire_grammar"]
+
+NUM_THREADS = 2
+MAX_CACHED = 256
+ANY_OBJECT = JsonGrammar(type="json_object", value={"properties": {}, "additionalProperties": True})
+"""OpenAI's ``json_object``."""
+
+
+class GrammarAdmission:
+    """Checks grammars in threads of its own, so that a large schema holds up nothing but other schemas."""
+
+    def __init__(self, *, is_enabled: bool) -> None:
+        self._is_enabled = is_enabled
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="grammar")
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def admit(self, given: GrammarType) -> Grammar:
+        """Raises ValidationError."""
+        if not self._is_enabled:
+            raise ValidationError("grammar is not supported")
+        if isinstance(given, RegexGrammar):
+            if len(given.value) > MAX_REGEX_CHARS:
+                raise ValidationError(
+                    f"grammar is not valid: the regular expression is longer than {MAX_REGEX_CHARS} characters"
+                )
+            return Grammar("regex", given.value)
+        assert isinstance(given, JsonGrammar | JsonSchemaGrammar)
+        schema = given.value if isinstance(given, JsonGrammar) else given.value.json_schema
+        source = await asyncio.get_running_loop().run_in_executor(self._threads, _checked_source, schema)
+        return Grammar("json_schema", source)
+
+
+def wire_grammar(given: ResponseFormat | None) -> GrammarType | None:
+    """``response_format`` in OpenAI's shapes or in TGI's, as TGI's grammar."""
+    match given:
+        case RegexGrammar():
+            return given
+        case JsonFormat():
+            return ANY_OBJECT if given.value is None else JsonGrammar(type=given.type, value=given.value)
+        case JsonSchemaFormat():
+            config = given.json_schema or given.value
+            assert config is not None, "the wire refuses it without a schema"
+            return JsonSchemaGrammar(type="json_schema", value=config)
+    return None
+
+
+def _checked_source(value: object) -> str:
+    """The schema's JSON text for the engine. Raises ValidationError."""
+    source = _schema_source(value)
+    fault = _fault(source)
+    if fault is not None:
+        raise ValidationError(f"cannot compile regex from schema: {fault}")
+    return source
+
+
+def _schema_source(value: object) -> str:
+    """The schema's JSON text for the engine. Raises ValidationError."""
+    try:
+        schema = read_schema(value)
+        if not isinstance(schema, Mapping):
+            raise ValidationError("grammar is not supported")
+        if not is_object_schema(schema):
+            raise SchemaError("Grammar must have a 'properties' field")
+        source = encode(tgi_schema(schema)).decode()
+    except (SchemaError, RecursionError) as error:
+        raise ValidationError(f"grammar is not valid: {error}") from error
+    if len(source) > MAX_SCHEMA_CHARS:
+        raise ValidationError(f"grammar is not valid: the schema is longer than {MAX_SCHEMA_CHARS} characters")
+    if _num_pattern_chars(schema) > MAX_REGEX_CHARS:
+        raise ValidationError(f"grammar is not valid: its patterns are longer than {MAX_REGEX_CHARS} characters")
+    return source
+
+
+def _num_pattern_chars(value: object) -> int:
+    """Of everything that may be a regular expression."""
+    if isinstance(value, list):
+        return sum(map(_num_pattern_chars, value))
+    if not isinstance(value, Mapping):
+        return 0
+    own: Any = value.get("pattern")
+    keys = value.get("patternProperties")
+    num_chars = len(own) if isinstance(own, str) else 0
+    num_chars += sum(map(len, keys)) if isinstance(keys, Mapping) else 0
+    return num_chars + sum(map(_num_pattern_chars, value.values()))
+
+
+@lru_cache(MAX_CACHED)
+def _fault(source: str) -> str | None:
+    from llguidance import LLMatcher, LLParserLimits
+
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(source, overrides=JSON_OPTIONS)
+        text = LLMatcher.validate_grammar(grammar, limits=LLParserLimits(**PARSER_LIMITS))
+    except ValueError as error:
+        text = str(error)
+    return " ".join(text.replace("<non-verbose/>", "").split()) or None
