@@ -51,7 +51,7 @@ def test_a_bad_grammar_fails_and_leaves_nothing_behind(llm: LLM) -> None:
             [PROMPT, PROMPT], [SamplingParams(grammar=Grammar("regex", "(")), SamplingParams(max_new_tokens=5)]
         )
     scheduler = llm._engine.scheduler
-    assert not (scheduler.running or scheduler.waiting or scheduler.held)
+    assert [*scheduler.running, *scheduler.waiting, *scheduler.held] == []
     assert scheduler.blocks.num_free_blocks == scheduler.blocks.num_blocks
 
 
