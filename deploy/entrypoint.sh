@@ -24,7 +24,7 @@ if [ -z "${NUM_THREADS:-}${OMP_NUM_THREADS:-}" ]; then
 fi
 
 # Engines set HOSTNAME to the container's own name, which the launcher would take for the address to listen on.
-if [ "${HOSTNAME:-}" = "$(cat /etc/hostname 2>/dev/null)" ]; then
+if [ "$(printenv HOSTNAME)" = "$(cat /etc/hostname 2>/dev/null)" ]; then
     unset HOSTNAME
 fi
 

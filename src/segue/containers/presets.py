@@ -56,7 +56,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 _NAMED = {"segue": "segue", "ipfs": "tgi", "ipfs-cpu": "tgi"}
 
 
-def preset(name: str, model_id: str | None = None, **changes: Any) -> ContainerSpec:
+def preset(name: str, model_id: str | None = None, /, **changes: Any) -> ContainerSpec:
     """The spec of a set-up with ``changes``; ``options`` are added to its own, one of None takes that one away.
 
     Raises ConfigError for a name that is not in ``PRESETS``.
