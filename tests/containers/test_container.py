@@ -160,6 +160,18 @@ def test_crash_during_start_ends_the_wait_and_shows_why(place: Place) -> None:
     assert time.monotonic() - started < 25, "it waited for the timeout"
 
 
+def test_last_words_that_are_written_in_pieces(place: Place) -> None:
+    """Podman's own ``tail`` loses such a line."""
+    assert _error(place, "last words in pieces").logs.endswith("\nError: ShardFailed")
+
+
+def test_number_of_log_lines(place: Place) -> None:
+    with place.container() as container:
+        assert container.logs(0) == ""
+        assert container.logs(1) == "Connected"
+        assert container.logs(2) == container.logs(100) == "Serving my/model\nConnected"
+
+
 def test_no_secret_in_errors_and_logs(place: Place) -> None:
     error = _error(place, "crash")
     assert "with token [redacted]" in error.logs

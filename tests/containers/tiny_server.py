@@ -67,6 +67,12 @@ def before_listening(behaviour: str) -> None:
         case "crash":
             print(f"cannot load with token {os.environ.get('HF_TOKEN')}", flush=True)
             sys.exit("Error: ShardCannotStart")
+        case "last words in pieces":
+            for piece in ("Error: ", "Shard", "Failed", "\n"):
+                sys.stderr.write(piece)
+                sys.stderr.flush()
+                time.sleep(0.01)
+            sys.exit(1)
         case "out of memory":
             sys.exit("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB")
         case "killed":

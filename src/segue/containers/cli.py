@@ -46,7 +46,7 @@ def add_commands(commands: Subparsers) -> None:
         usage="segue container COMMAND [OPTIONS]",
         description="Servers in containers (Docker, or Podman's service), or as plain processes.",
     )
-    actions = container.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    actions = container.add_subparsers(prog="segue container", title="commands", metavar="COMMAND", required=True)
     _add_up(actions)
     down = actions.add_parser("down", help="stop and remove", usage="segue container down NAME… [OPTIONS]")
     down.add_argument("names", metavar="NAME", nargs="*", help="as `segue container status` lists them")

@@ -88,8 +88,9 @@ class DockerRuntime:
         if container is None:
             return ""
         with self._reaching():
-            output: bytes = container.logs(tail=num_lines)
-        return output.decode("utf-8", "replace")
+            output: bytes = container.logs(tail="all" if self._is_podman() else num_lines)
+        lines = output.splitlines()
+        return b"\n".join(lines[max(0, len(lines) - num_lines) :]).decode("utf-8", "replace")
 
     def wait(self, id: str, seconds: float) -> None:
         time.sleep(seconds)
@@ -133,6 +134,10 @@ class DockerRuntime:
             raise ContainerError("refused", f"the engine says: {error.explanation or error}") from error
         except OSError as error:  # what the HTTP library below raises
             raise _no_engine(error) from error
+
+    def _is_podman(self) -> bool:
+        """Its ``tail`` loses lines that were written in pieces, such as Python's last words (seen with 4.3)."""
+        return any("Podman" in part["Name"] for part in self._client.version().get("Components") or ())
 
     def _get(self, name_or_id: str) -> Any:
         with self._reaching(), contextlib.suppress(self._docker.errors.NotFound):
