@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -125,6 +126,14 @@ def test_network_of_the_host(docker: Place) -> None:
     with docker.container(network="host") as container:
         assert container.status().is_ready
         assert Container.attach("segue-test", runtime=docker.runtime).url == container.url
+
+
+def test_port_that_is_taken_on_the_network_of_the_host(docker: Place) -> None:
+    """Which the engine does not notice."""
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(ContainerError) as caught:
+        docker.container(network="host", port=other.getsockname()[1]).start()
+    assert caught.value.kind == "port_in_use"
+    assert docker.names() == []
 
 
 @LIBRARY_LEAKS
