@@ -37,7 +37,7 @@ def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     with (folder / "service.log").open("wb") as log:
         service = subprocess.Popen(
-            ["podman", "system", "service", "--time=0", address], env=env, stdout=log, stderr=log
+            ["podman", "system", "service", "--time=0", address], env=env, cwd=folder, stdout=log, stderr=log
         )
     try:
         _await_socket(Path(address.removeprefix("unix://")), service, folder / "service.log")
