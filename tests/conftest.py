@@ -1,6 +1,6 @@
 """What all tests share.
 
-One thread for PyTorch: tiny models gain nothing from more, and threads wait for each other. And Ctrl-C is heard: a shell
+One thread for PyTorch: tiny models gain nothing from more, and threads wait for each other. Ctrl-C is heard: a shell
 starts what it runs in the background with SIGINT ignored, which the servers that tests start would inherit.
 """
 
