@@ -264,11 +264,16 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def echo(sequence: ScheduledSequence) -> int:
-    """For ``FakeRunner``: the prompt again, then EOS; a prompt that begins with "endless" is repeated for ever."""
+    """For ``FakeRunner``: the prompt again, then EOS; a prompt that begins with "endless" is repeated for ever.
+
+    Of those, each token takes some time: at a fake device's full speed they reached their limit of tokens, and ended,
+    before a busy machine had opened the next stream.
+    """
     start = 1 if sequence.history[0] == BOS else 0
     prompt = sequence.history[start : sequence.num_prompt_tokens]
     position = len(sequence.history) - sequence.num_prompt_tokens
     if list(prompt[:7]) == ids_of("endless"):
+        time.sleep(0.005)
         return prompt[position % len(prompt)]
     return prompt[position] if position < len(prompt) else EOS
 

@@ -339,6 +339,9 @@ class TgiServer:
             reply = reply(seen) if callable(reply) else reply
             self.statuses[reply.status] += 1
             return await self._send(reply, reader, writer)
+        except ConnectionError:
+            self._tell(num_disconnects=self.num_disconnects + 1)
+            return False
         finally:
             self._at_once -= 1
             self._tell()
@@ -368,10 +371,12 @@ class TgiServer:
         return True
 
     async def _wait(self, event: threading.Event, reader: asyncio.StreamReader) -> None:
-        """For the event, or for the client to go away."""
+        """For the event, or for the client to go away.
+
+        A client that leaves with bytes unread resets the connection: the reader then has an exception, not an end.
+        """
         while not event.is_set():
-            if reader.at_eof():
-                self._tell(num_disconnects=self.num_disconnects + 1)
+            if reader.at_eof() or reader.exception() is not None:
                 raise ConnectionError
             await asyncio.sleep(0.002)
 

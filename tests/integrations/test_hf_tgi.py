@@ -276,6 +276,7 @@ def test_limits_and_queue_are_real(backend: hf_tgi, server: TgiServer) -> None:
         assert backend.current_requests == 2
         with pytest.raises(ValueError, match=r"Request queue is full \(3 items\). Try again later."):
             backend.generate_text("m", "x", endpoint_id=id)
+        server.wait_for(lambda: server.max_at_once == 2)
         gate.set()
         assert [call.result()["generated_text"] for call in calls] == [text(3)] * 5
     assert server.max_at_once == 2
