@@ -1,4 +1,4 @@
-"""Runs the tests that carry a row of the acceptance list and prints the list with what came out: see ``scripts/parity``."""
+"""Runs the tests that carry a row of the acceptance list and prints the list: see ``scripts/parity``."""
 
 import sys
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""The acceptance list: what a drop-in successor of TGI 3.3 has to do. A test shows a row by carrying its id: ``test_R1_…``.
+"""The acceptance list: what a drop-in successor of TGI 3.3 does. A test shows a row by its id: ``test_R1_…``.
 
 ``scripts/parity`` runs those tests and prints the list with what came out.
 """
