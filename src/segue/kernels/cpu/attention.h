@@ -1,0 +1,81 @@
+// Attention of packed queries over keys and values in blocks, or over those of the same packed input.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "rows.h"
+#include "slice.h"
+
+namespace segue {
+
+enum class CacheKind : uint8_t { f32, f16, bf16, i8 };  // i8: one float scale a token and head, in `*_scales`
+
+// One layer's cache: [num_blocks, block_size, kv_heads, dim].
+struct Cache {
+    void* keys;
+    void* values;
+    float* key_scales;    // i8: [num_blocks, block_size, kv_heads]
+    float* value_scales;
+    CacheKind kind;
+    int64_t block_size, kv_heads, key_dim, value_dim;
+};
+
+struct WriteCall {
+    const float* keys;
+    const float* values;
+    int64_t key_stride, value_stride;  // between rows; heads of a row follow each other
+    int64_t rows;
+    const int64_t* slots;  // [rows]
+    Cache cache;
+};
+
+// What a layer's attention is (kernels/metadata.py: AttentionSpec).
+struct AttentionSpec {
+    int64_t num_heads, kv_heads, key_dim, value_dim;
+    float scale;
+    bool causal;
+    int64_t window;             // 0: none; a query at p sees keys at > p - window
+    float soft_cap;             // 0: none
+    const float* alibi_slopes;  // [num_heads] or null
+    bool alibi_is_rounded;
+    const float* relative_table;  // T5: [num_buckets, num_heads] or null
+    int64_t num_buckets, max_distance;
+    bool bidirectional;
+    const float* sinks;  // [num_heads] or null
+};
+
+// Sequence i owns the query rows [query_starts[i], query_starts[i + 1]); its keys are the first kv_lens[i] slots of
+// its block table. When causal, its last query sees all of them.
+struct Sequences {
+    int64_t count;
+    const int64_t* query_starts;  // [count + 1]
+    const int64_t* kv_lens;       // [count]
+    const int64_t* block_tables;  // [count, table_width]
+    int64_t table_width;
+};
+
+struct AttentionCall {
+    const float* q;
+    int64_t q_stride;  // between rows; heads follow each other
+    Cache cache;       // paged; unused by `packed`
+    const float* k;    // `packed`: keys and values of the same rows
+    const float* v;
+    int64_t k_stride, v_stride;
+    Sequences sequences;
+    AttentionSpec spec;
+    float* out;  // [rows, num_heads * value_dim]
+    int64_t out_stride;
+    std::byte* scratch;  // attention_scratch_bytes(), shared by all slices
+};
+
+struct AttentionKernels {
+    void (*write)(const WriteCall&, const Slice&);
+    // Work is shared out by (sequence, head, part of the keys or queries), so that one long sequence uses all slices.
+    void (*paged)(const AttentionCall&, const Slice&);
+    void (*packed)(const AttentionCall&, const Slice&);
+};
+
+size_t attention_scratch_bytes(const AttentionSpec& spec, const Sequences& sequences, int num_slices);
+
+}  // namespace segue

@@ -1,0 +1,2 @@
+#include "bind.h"
+namespace segue { void bind_linear(nanobind::module_&) {} }

@@ -1,0 +1,2 @@
+#include "bind.h"
+namespace segue { void bind_rows(nanobind::module_&) {} }

@@ -1,0 +1,2 @@
+#define SEGUE_ISA avx512
+#include "isa.inl"

@@ -1,0 +1,2 @@
+#define SEGUE_ISA avx512_vnni
+#include "isa.inl"

@@ -1,0 +1,2 @@
+#define SEGUE_ISA portable
+#include "isa.inl"

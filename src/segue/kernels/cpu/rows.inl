@@ -1,0 +1,2 @@
+#include "rows.h"
+namespace segue::SEGUE_ISA { static constexpr RowKernels row_kernels = {}; }
