@@ -119,6 +119,11 @@ def test_old_name_of_max_input_tokens() -> None:
             {"dtype": "float16", "quantize": "gptq"},
             "Only 1 can be set between `dtype` and `quantize`, as they both decide how goes the final model.",
         ),
+        (
+            {"max_batch_prefill_tokens": 9, "max_input_tokens": 10, "prefill_chunking": False},
+            "`max_batch_prefill_tokens` must be >= `max_input_tokens`. Given: 9 and 10",
+        ),
+        ({"waiting_served_ratio": -0.1}, "`waiting_served_ratio` must be >= 0"),
         ({"tgi_wiggle_room": 1.5}, "`tgi_wiggle_room` must be > 0 and <= 1"),
         ({"payload_limit": -1}, "`payload_limit` must be >= 0"),
     ],
@@ -132,13 +137,10 @@ def test_options_that_contradict_each_other(given: dict[str, object], message: s
 @pytest.mark.parametrize(
     ("environ", "named"),
     [
-        ({"SHARDED": "true"}, "--sharded"),
-        ({"NUM_SHARD": "2"}, "--num-shard 2"),
         ({"QUANTIZE": "gptq"}, "--quantize gptq"),
         ({"KV_CACHE_DTYPE": "fp8_e5m2"}, "--kv-cache-dtype fp8_e5m2"),
         ({"SPECULATE": "2"}, "--speculate 2"),
         ({"LORA_ADAPTERS": "a,b"}, "--lora-adapters"),
-        ({"OTLP_ENDPOINT": "http://127.0.0.1:4317"}, "--otlp-endpoint"),
         ({"NGROK": "true"}, "--ngrok"),
     ],
 )

@@ -37,6 +37,9 @@ class World:
             max_batch_prefill_tokens=rng.randint(1, 30),
             max_chunk_tokens=rng.choice([None, None, 1, 3, 7]),
             enable_prefix_caching=rng.random() < 0.85,
+            prefill_chunking=rng.random() < 0.75,
+            waiting_served_ratio=rng.choice([0.0, 0.3, 1.2, 5.0]),
+            max_waiting_tokens=rng.choice([0, 1, 20]),
         )
         self.max_sequences_without_failure = rng.choice([1, 2, 100, 100])
         self.spoil_rate = rng.choice([0.0, 0.0, 0.0, 0.01])

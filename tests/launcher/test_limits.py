@@ -42,13 +42,13 @@ def facts(**changes: Any) -> ModelFacts:
         ({"is_encoder_decoder": True, "num_blocks": 10, "decoder_start_token_ids": (0,)}, None, 127),
     ],
 )
-def test_max_total_tokens(changes: dict[str, Any], model_max_length: int | None, max_total_tokens: int) -> None:
+def test_F3_max_total_tokens(changes: dict[str, Any], model_max_length: int | None, max_total_tokens: int) -> None:
     info = engine_info(ServeConfig(), facts(**changes), model_max_length)
     assert info.max_total_tokens == max_total_tokens
     assert info.max_input_tokens == max_total_tokens - 1
 
 
-def test_what_is_set_is_kept() -> None:
+def test_F3_what_is_set_is_kept() -> None:
     config = ServeConfig(max_input_tokens=100, max_total_tokens=1024, max_batch_prefill_tokens=50)
     info = engine_info(config, facts(), 512)
     assert (info.max_input_tokens, info.max_total_tokens, info.max_batch_prefill_tokens) == (100, 1024, 50)
@@ -69,8 +69,31 @@ def test_a_long_prompt_limit_lifts_the_total_of_a_model_without_limits() -> None
         ({"num_blocks": 2}, 32),
     ],
 )
-def test_prefill_budget(changes: dict[str, Any], expected: int) -> None:
+def test_F3_prefill_budget(changes: dict[str, Any], expected: int) -> None:
     assert engine_info(ServeConfig(), facts(**changes), None).max_batch_prefill_tokens == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (1023, 1024, 1024)),
+        ({"max_batch_prefill_tokens": 100}, (99, 100, 100)),
+        ({"max_input_tokens": 1500}, (1500, 1501, 1500)),
+        ({"max_total_tokens": 1800}, (1799, 1800, 1799)),
+        ({"max_input_tokens": 10, "max_total_tokens": 20}, (10, 20, 1024)),
+    ],
+)
+def test_F3_without_chunking_a_step_reads_the_longest_prompt(
+    options: dict[str, Any], expected: tuple[int, int, int]
+) -> None:
+    info = engine_info(ServeConfig(prefill_chunking=False, **options), facts(), None)
+    assert (info.max_input_tokens, info.max_total_tokens, info.max_batch_prefill_tokens) == expected
+
+
+def test_F5_without_chunking_a_prompt_must_fit_in_a_step() -> None:
+    config = ServeConfig(prefill_chunking=False, max_batch_prefill_tokens=100, max_total_tokens=1000)
+    with pytest.raises(ConfigError, match=r"must be >= `max_input_tokens`\. Given: 100 and 999"):
+        engine_info(config, facts(), None)
 
 
 def test_rope_factor_lengthens_the_model() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from segue.core.errors import ConfigError
 from segue.core.options import OptionError, option, parse_size, resolve_options
@@ -37,6 +38,8 @@ _NOT_NEGATIVE: tuple[str, ...] = (
     "max_top_n_tokens",
     "payload_limit",
     "graceful_termination_timeout",
+    "waiting_served_ratio",
+    "max_waiting_tokens",
 )
 
 _model = functools.partial(option, group="Model")
@@ -109,6 +112,20 @@ class ServeConfig:
     prefix_caching: bool = _batch(
         True, "Keep the KV of past prompts and answers for requests that begin alike.", metavar="BOOL"
     )
+    prefill_chunking: bool = _batch(
+        True,
+        "Read long prompts in chunks beside running requests. false: as TGI without chunking, a step reads whole "
+        "prompts or generates, and the next two options say when.",
+        metavar="BOOL",
+    )
+    waiting_served_ratio: float = _batch(
+        0.3,
+        "Without prefill-chunking: generation pauses for new prompts when so many wait for each running request.",
+        metavar="F",
+    )
+    max_waiting_tokens: int = _batch(
+        20, "Without prefill-chunking: steps of generation after which new prompts are let in anyway.", metavar="N"
+    )
     block_size: int = _batch(16, "Tokens in one block of the KV cache.", metavar="N")
 
     device: str = _device("auto", "auto (a GPU where there is one), cpu, cuda or cuda:N.")
@@ -124,6 +141,12 @@ class ServeConfig:
     cuda_memory_fraction: float = _device(1.0, "Share of the GPU's memory that Segue may use.", metavar="F")
     tgi_wiggle_room: float = _device(
         0.9, "Share of the GPU's remaining memory that the KV cache may take.", metavar="F"
+    )
+    shard_uds_path: str = _device(
+        "/tmp/text-generation-server",  # noqa: S108
+        "Prefix of the engine's socket, for text-generation-benchmark and text-generation-router; where another "
+        "server has it, a private one is used.",
+        metavar="PATH",
     )
     compute_type: str | None = _device(None, "Value of the x-compute-type response header. Default: the device's name.")
 
@@ -176,6 +199,9 @@ class ServeConfig:
     )
     json_output: bool = _log(False, "Write logs as JSON lines.")
     env: bool = _log(False, "Print the runtime environment (for bug reports), then go on.", env=(), short="-e")
+    otlp_endpoint: str | None = _log(
+        None, "OTLP collector that gets the requests' traces over gRPC, e.g. http://localhost:4317.", metavar="URL"
+    )
     otlp_service_name: str = _log(
         "text-generation-inference.router", "Service name of exported traces.", metavar="NAME"
     )
@@ -201,7 +227,6 @@ class ServeConfig:
     kv_cache_dtype: str | None = _later(None, "KV cache in 8 bits.", choices=("fp8_e4m3fn", "fp8_e5m2"))
     speculate: int | None = _later(None, "Speculative tokens a step.", metavar="N")
     lora_adapters: tuple[str, ...] = _later((), "LoRA adapters to load.", metavar="ID")
-    otlp_endpoint: str | None = _later(None, "OTLP collector to send traces to.", metavar="URL")
     ngrok: bool = _later(False, "Serve through an ngrok tunnel.")
     ngrok_authtoken: str | None = _later(None, "ngrok's token.", secret=True)
     ngrok_edge: str | None = _later(None, "ngrok's edge.")
@@ -214,9 +239,6 @@ class ServeConfig:
     use_flash_attention: bool = _compat(
         True, "TGI's switch to transformers' code. Segue runs its own, which gives the same tokens.", metavar="BOOL"
     )
-    prefill_chunking: bool = _compat(
-        True, "TGI's switch for prompts in chunks. Segue always runs long prompts in chunks.", metavar="BOOL"
-    )
     cuda_graphs: tuple[int, ...] = _compat(
         (1, 2, 4, 8, 16, 32),
         "Batch sizes that TGI captures as CUDA graphs. This version runs every size without.",
@@ -224,17 +246,6 @@ class ServeConfig:
     )
     disable_custom_kernels: bool = _compat(
         False, "TGI's switch for its BLOOM and NeoX kernels, which Segue does not have."
-    )
-    waiting_served_ratio: float = _compat(
-        0.3, "When TGI pauses decoding for new prompts. Segue never does: a step runs both.", metavar="F"
-    )
-    max_waiting_tokens: int = _compat(
-        20, "Longest that TGI decodes before it lets new prompts in. Segue lets them in at every step.", metavar="N"
-    )
-    shard_uds_path: str = _compat(
-        "/tmp/text-generation-server",  # noqa: S108
-        "Prefix of TGI's sockets. Segue's processes find each other without.",
-        metavar="PATH",
     )
     master_addr: str = _compat(
         "localhost", "Where the processes of a split model meet; one process needs none.", metavar="ADDR"
@@ -300,6 +311,7 @@ def resolve(
     if config.aip_http_port is not None and config.aip_http_port.isdecimal():
         config = dataclasses.replace(config, port=int(config.aip_http_port))
     _check_routes(config)
+    _check_addresses(config)
     _refuse_what_comes_later(config)
     _check_numbers(config)
     _check_lengths(config)
@@ -321,13 +333,10 @@ def _refuse_what_comes_later(config: ServeConfig) -> None:
             "Only 1 can be set between `dtype` and `quantize`, as they both decide how goes the final model."
         )
     later = {
-        "--sharded true": config.sharded,
-        f"--num-shard {config.num_shard}": (config.num_shard or 1) > 1,
         f"--quantize {config.quantize}": config.quantize,
         f"--kv-cache-dtype {config.kv_cache_dtype}": config.kv_cache_dtype,
         f"--speculate {config.speculate}": config.speculate,
         "--lora-adapters": config.lora_adapters,
-        "--otlp-endpoint": config.otlp_endpoint,
         "--ngrok": config.ngrok or config.ngrok_authtoken or config.ngrok_edge,
     }
     for name, is_set in later.items():
@@ -340,6 +349,12 @@ def _check_routes(config: ServeConfig) -> None:
         path = getattr(config, name)
         if path is not None and (not path.startswith("/") or "{" in path):
             raise ConfigError(f"`{name}` must be a path that begins with `/`")
+
+
+def _check_addresses(config: ServeConfig) -> None:
+    endpoint = config.otlp_endpoint
+    if endpoint is not None and not (endpoint.startswith(("http://", "https://")) and urlsplit(endpoint).hostname):
+        raise ConfigError("`otlp_endpoint` must be an address such as http://localhost:4317")
 
 
 def _check_numbers(config: ServeConfig) -> None:
@@ -368,5 +383,7 @@ def _check_lengths(config: ServeConfig) -> None:
         raise ConfigError(
             f"`max_batch_prefill_tokens` must be <= `max_batch_total_tokens`. Given: {prefill} and {batch}"
         )
+    if not config.prefill_chunking and prefill is not None and a is not None and prefill < a:
+        raise ConfigError(f"`max_batch_prefill_tokens` must be >= `max_input_tokens`. Given: {prefill} and {a}")
     if b is not None and batch is not None and b > batch:
         raise ConfigError(f"`max_total_tokens` must be <= `max_batch_total_tokens`. Given: {b} and {batch}")

@@ -60,6 +60,8 @@ class StepStats:
     """Tokens looked up in the caches in this step."""
     num_preemptions: int = 0
     """Sequences preempted in this step."""
+    concat_reason: str | None = None
+    """Without prefill chunking, where new sequences joined running ones: why, in TGI's words."""
     num_running_tokens: int = 0
     """Most tokens that the running batch may come to hold (TGI's ``tgi_batch_current_max_tokens``)."""
     step_s: float = 0.0

@@ -26,6 +26,8 @@ class Match:
     """To take from the free list for all its present tokens and its encoder input, hits that are free included."""
     num_missing_encoder_tokens: int
     """To run through the encoder."""
+    num_missing_tokens: int
+    """To compute in all, the encoder's included."""
 
 
 class BlockManager:
@@ -68,7 +70,9 @@ class BlockManager:
             num_missing += self.num_blocks_for(seq.num_encoder_tokens)
         else:
             num_missing += sum(map(self._pool.is_free, encoder.block_table))
-        return Match(block_ids, encoder, num_missing, 0 if encoder else seq.num_encoder_tokens)
+        num_encoder_tokens = 0 if encoder else seq.num_encoder_tokens
+        num_tokens = len(seq.token_ids) - len(block_ids) * self.block_size + num_encoder_tokens
+        return Match(block_ids, encoder, num_missing, num_encoder_tokens, num_tokens)
 
     def admit(self, seq: Sequence, match: Match) -> None:
         """Give the sequence what ``match`` found, and blocks for its encoder input if that must run."""

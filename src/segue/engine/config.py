@@ -22,6 +22,12 @@ class EngineConfig:
     as the only prefill of its step."""
     max_chunk_tokens: int | None = None
     """Most prompt tokens of one sequence in a step, so that a long prompt leaves room for others; None: the budget."""
+    prefill_chunking: bool = True
+    """Cut long prompts and run them beside decodes; else a step reads whole prompts or decodes, by the next two."""
+    waiting_served_ratio: float = 0.3
+    """Without chunking: prompts come in when so many wait for each running sequence, …"""
+    max_waiting_tokens: int = 20
+    """… or after so many steps of decoding."""
     enable_prefix_caching: bool = True
     """Reuse the blocks of equal prefixes and of equal encoder inputs."""
     long_prompt_boundary: int | None = None
@@ -31,5 +37,6 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and value < 1 and not isinstance(value, bool):
-                raise ConfigError(f"{field.name} must be at least 1, not {value}")
+            least = 0 if field.name in ("waiting_served_ratio", "max_waiting_tokens") else 1
+            if value is not None and value < least and not isinstance(value, bool):
+                raise ConfigError(f"{field.name} must be at least {least}, not {value}")

@@ -111,6 +111,7 @@ class Engine:
             num_cached_tokens=counts.num_cached_tokens,
             num_queried_tokens=counts.num_queried_tokens,
             num_preemptions=counts.num_preemptions,
+            concat_reason=counts.concat_reason,
             num_running_tokens=scheduler.num_running_tokens,
             step_s=step_s,
             forward_s=self._forward_s,

@@ -23,6 +23,7 @@ from segue.core.request import Request
 from segue.engine.block_manager import BlockManager, Match
 from segue.engine.config import EngineConfig
 from segue.engine.grammars import Grammars
+from segue.engine.prefill_policy import PrefillPolicy
 from segue.engine.sequence import EncoderBlocks, Sequence, SequenceStatus
 
 __all__ = ["Scheduler", "StepCounts"]
@@ -40,6 +41,7 @@ class StepCounts:
     num_cached_tokens: int = 0
     num_queried_tokens: int = 0
     num_preemptions: int = 0
+    concat_reason: str | None = None
 
 
 class Scheduler:
@@ -69,6 +71,7 @@ class Scheduler:
         self._refused: list[RequestOutput] = []
         self._seq_ids = itertools.count()
         self._max_chunk = config.max_chunk_tokens or config.max_batch_prefill_tokens
+        self._policy = _policy(config)
         # Admission leaves a little memory to the sequences that already run, or they would soon preempt the new one.
         # Tokens computed twice with a full pool: 2 % (a spare of 1 %: 8 %, none: 21 %; tests/engine/bench_engine.py).
         self._num_spare_blocks = max(1, config.num_blocks // 32)
@@ -119,8 +122,11 @@ class Scheduler:
         self._release_held()
         decodes: list[ScheduledSequence] = []
         prefills: list[ScheduledSequence] = []
-        budget = self._schedule_running(decodes, prefills)
-        self._schedule_waiting(prefills, budget)
+        if self._policy is None:
+            budget = self._schedule_running(decodes, prefills)
+            self._schedule_waiting(prefills, budget)
+        else:
+            self._schedule_apart(self._policy, decodes, prefills)
         if not decodes and not prefills:
             assert len(self.running) + len(self.waiting) == 0, "work is left but none of it fits"
             return None
@@ -233,6 +239,21 @@ class Scheduler:
             (decodes if is_decode else prefills).append(self._to_scheduled(seq, num_tokens, seq.encoder_blocks))
         return budget
 
+    def _schedule_apart(
+        self, policy: PrefillPolicy, decodes: list[ScheduledSequence], prefills: list[ScheduledSequence]
+    ) -> None:
+        """Without chunking: the step takes whole new prompts, or what runs goes on."""
+        num_running = len(self.running)
+        reason = policy.reason_to_admit(len(self.waiting), num_running)
+        if reason is not None or not num_running:
+            self._schedule_waiting(prefills, self.config.max_batch_prefill_tokens, whole=True)
+        if prefills:
+            policy.admitted()
+            self.counts.concat_reason = reason if num_running else None
+        else:
+            self._schedule_running(decodes, prefills)
+            policy.decoded()
+
     def _make_room(self, seq: Sequence, num_tokens: int) -> bool:
         """Grow ``seq``, preempting the youngest as often as needed; False if that was ``seq`` itself."""
         while not self.blocks.grow(seq, num_tokens):
@@ -243,10 +264,14 @@ class Scheduler:
                 return False
         return True
 
-    def _schedule_waiting(self, prefills: list[ScheduledSequence], budget: int) -> None:
-        while self.waiting and budget > 0 and len(self.running) < self.config.max_batch_size:
+    def _schedule_waiting(self, prefills: list[ScheduledSequence], budget: int, *, whole: bool = False) -> None:
+        """Admit the oldest that fit. ``whole``: of several, each with all its tokens; one that no step holds is cut."""
+        most_running = min(self.config.max_batch_size, self.config.max_batch_prefill_tokens)
+        while self.waiting and budget > 0 and len(self.running) < most_running:
             seq = next(iter(self.waiting.values()))
             match = self.blocks.match(seq)
+            if whole and prefills and match.num_missing_tokens > budget:
+                return
             if match.num_missing_encoder_tokens > budget and prefills:
                 return
             num_spare_blocks = self._num_spare_blocks if self.running else 0
@@ -407,6 +432,10 @@ class Scheduler:
 
 def _has_grammar(seq: Sequence) -> bool:
     return seq.grammar is not None and seq.grammar.is_ready
+
+
+def _policy(config: EngineConfig) -> PrefillPolicy | None:
+    return None if config.prefill_chunking else PrefillPolicy(config.waiting_served_ratio, config.max_waiting_tokens)
 
 
 def _age(seq: Sequence) -> int:

@@ -115,6 +115,9 @@ def build_engine(
         block_size=info.block_size,
         max_batch_size=config.max_batch_size or MAX_BATCH_SIZE,
         max_batch_prefill_tokens=info.max_batch_prefill_tokens,
+        prefill_chunking=config.prefill_chunking,
+        waiting_served_ratio=config.waiting_served_ratio,
+        max_waiting_tokens=config.max_waiting_tokens,
         enable_prefix_caching=config.prefix_caching,
         long_prompt_boundary=facts.long_prompt_boundary,
     )
@@ -123,6 +126,7 @@ def build_engine(
 
 def runner_config(config: ServeConfig, model_folder: Path) -> "RunnerConfig":
     """The part of the options that is the runner's."""
+    from segue.launcher.limits import longest_whole_prompt
     from segue.runner.config import RunnerConfig
 
     defaults = RunnerConfig(model_folder=model_folder)
@@ -132,7 +136,9 @@ def runner_config(config: ServeConfig, model_folder: Path) -> "RunnerConfig":
         device=config.device,
         block_size=config.block_size,
         max_total_tokens=config.max_total_tokens,
-        max_batch_prefill_tokens=config.max_batch_prefill_tokens or defaults.max_batch_prefill_tokens,
+        max_batch_prefill_tokens=(
+            config.max_batch_prefill_tokens or max(defaults.max_batch_prefill_tokens, longest_whole_prompt(config))
+        ),
         max_batch_size=config.max_batch_size or MAX_BATCH_SIZE,
         max_batch_total_tokens=config.max_batch_total_tokens,
         kv_cache_bytes=config.kv_cache_memory,

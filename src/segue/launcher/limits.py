@@ -11,7 +11,7 @@ from segue.core.output import EngineInfo
 if TYPE_CHECKING:
     from segue.runner.build import ModelFacts
 
-__all__ = ["engine_info", "tokenizer_max_length"]
+__all__ = ["engine_info", "longest_whole_prompt", "tokenizer_max_length"]
 
 DEFAULT_MAX_TOTAL_TOKENS = 4096
 """For models without a limit of their own (T5, ALiBi): else a request without max_new_tokens might never end."""
@@ -24,15 +24,22 @@ def engine_info(config: ServeConfig, facts: "ModelFacts", model_max_length: int 
 
     Raises ConfigError when the limits that were set cannot be met by this model in this memory.
     """
-    max_total_tokens = _max_total_tokens(config, facts, model_max_length)
-    max_input_tokens = config.max_input_tokens or max_total_tokens - 1
-    if max_input_tokens >= max_total_tokens:
-        raise ConfigError(f"`max_input_tokens`({max_input_tokens}) must be < `max_total_tokens`({max_total_tokens})")
     pool_tokens = facts.num_blocks * facts.block_size
     prefill_tokens = config.max_batch_prefill_tokens
     if prefill_tokens is None:
-        default = DEFAULT_PREFILL_TOKENS.get(facts.device.partition(":")[0], 4096)
+        default = max(DEFAULT_PREFILL_TOKENS.get(facts.device.partition(":")[0], 4096), longest_whole_prompt(config))
         prefill_tokens = min(default, facts.max_positions or default, pool_tokens)
+    max_total_tokens = _max_total_tokens(config, facts, model_max_length)
+    if not config.prefill_chunking and config.max_total_tokens is None:
+        # TGI's: what one step reads is then the longest prompt, and its default of the whole.
+        max_total_tokens = min(max_total_tokens, max(prefill_tokens, (config.max_input_tokens or 0) + 1))
+    max_input_tokens = config.max_input_tokens or max_total_tokens - 1
+    if max_input_tokens >= max_total_tokens:
+        raise ConfigError(f"`max_input_tokens`({max_input_tokens}) must be < `max_total_tokens`({max_total_tokens})")
+    if not config.prefill_chunking and prefill_tokens < max_input_tokens:
+        raise ConfigError(
+            f"`max_batch_prefill_tokens` must be >= `max_input_tokens`. Given: {prefill_tokens} and {max_input_tokens}"
+        )
     return EngineInfo(
         model_type=facts.model_type,
         is_encoder_decoder=facts.is_encoder_decoder,
@@ -60,6 +67,13 @@ def tokenizer_max_length(folder: Path) -> int | None:
         return None  # a file that is not JSON is reported by the tokenizer, which needs it
     length = config.get("model_max_length") if isinstance(config, dict) else None
     return int(length) if isinstance(length, int | float) and 1 < length < 10**9 else None
+
+
+def longest_whole_prompt(config: ServeConfig) -> int:
+    """Tokens that a step must take where prompts are not cut; 0: as the budget has it."""
+    if config.prefill_chunking:
+        return 0
+    return config.max_input_tokens or (config.max_total_tokens or 1) - 1
 
 
 def _max_total_tokens(config: ServeConfig, facts: "ModelFacts", model_max_length: int | None) -> int:

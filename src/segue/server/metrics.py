@@ -74,6 +74,11 @@ class Metrics:
         )
         self._preemptions = self._add(Counter("segue_preemptions_total", "Requests set back for lack of memory"))
 
+    @property
+    def num_running(self) -> int:
+        """Sequences in the running batch after the last step."""
+        return int(self._batch_current_size.value)
+
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
         return exposition(self._instruments)
@@ -96,8 +101,8 @@ class Metrics:
         self._preemptions.add(stats.num_preemptions)
         if stats.num_new_sequences:
             self._batch_next_size.observe(stats.num_new_sequences)
-            if stats.num_decode_sequences:
-                self._batch_concat.add(1, "chunking")
+            if stats.num_decode_sequences or stats.concat_reason:
+                self._batch_concat.add(1, stats.concat_reason or "chunking")
         if stats.num_scheduled_tokens:
             method = "prefill" if stats.num_prefill_sequences else "decode"
             self._batch_count.add(1, method)
