@@ -135,6 +135,17 @@ def test_bytes_that_are_no_text(text: bytes) -> None:
             CompletionRequest,
             "prompt: data did not match any variant of untagged enum Prompt at line 1 column 14",
         ),
+        # The tag of the union's member is also a key of it.
+        (
+            '{"messages":[],"response_format":{"type":"json_schema","json_schema":null,"value":{}}}',
+            ChatRequest,
+            "response_format.value: missing field `schema` at line 1 column 84",
+        ),
+        (
+            '{"messages":[],"response_format":{"type":"json"}}',
+            ChatRequest,
+            "response_format: missing field `value` at line 1 column 48",
+        ),
     ],
 )
 def test_H4_openai_bodies_that_do_not_fit(text: str, model: type, reason: str) -> None:

@@ -1,7 +1,7 @@
 """What TGI's JSON reader (serde_json under axum) says of a body that it cannot take."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from json.decoder import WHITESPACE  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
 
@@ -33,13 +33,13 @@ class Span(NamedTuple):
 def describe_mismatch(data: bytes, errors: Sequence[ErrorDetails]) -> str:
     """serde's text for the first of pydantic's ``errors`` in the document, which is JSON but does not fit."""
     if len(data) > _MAX_LOCATE_BYTES:
-        path = _without_tags(json.loads(data), errors[0]["loc"])
+        path = _without_tags(json.loads(data), errors[0])
         return _describe(path, errors[0], "…")[1]
     text = data.decode()
     document = json.loads(text)
     described: list[tuple[int, str]] = []
     for error in errors:
-        path = _without_tags(document, error["loc"])
+        path = _without_tags(document, error)
         span = _locate(text, 0, path)
         if span is None:
             end = (_locate(text, 0, path[:-1]) or Span(0, len(text))).end
@@ -97,16 +97,26 @@ def _prefixed(path: Path, message: str) -> str:
     return f"{prefix}: {message}" if prefix else message
 
 
-def _without_tags(document: Any, path: Path) -> Path:
-    """pydantic's path without the parts that name a member of a union."""
-    result: list[str | int] = []
-    for index, part in enumerate(path):
-        is_there = isinstance(part, int) or (isinstance(document, dict) and part in document)
-        if is_there:
-            document = document[part]
-        if is_there or index == len(path) - 1:
-            result.append(part)
-    return tuple(result)
+def _without_tags(document: Any, error: ErrorDetails) -> Path:
+    """pydantic's path without the parts that name a member of a union. A tag may be a key of the member, too."""
+    is_missing = error["type"] == "missing"
+    loc = error["loc"][:-1] if is_missing else error["loc"]
+    readings = list(_readings(document, loc))
+    path = next((path for path, value in readings if value == error["input"]), readings[0][0])
+    return (*path, error["loc"][-1]) if is_missing else path
+
+
+def _readings(document: Any, loc: Path) -> Iterator[tuple[Path, Any]]:
+    """Every way to read ``loc``, each with the value that it leads to; as many keys as possible first."""
+    if not loc:
+        yield (), document
+        return
+    head, rest = loc[0], loc[1:]
+    is_index = isinstance(head, int) and isinstance(document, list)
+    if is_index or (isinstance(document, dict) and head in document):
+        yield from (((head, *path), value) for path, value in _readings(document[head], rest))
+    if not is_index:
+        yield from _readings(document, rest)
 
 
 def _locate(text: str, at: int, path: Path) -> Span | None:
