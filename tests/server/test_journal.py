@@ -1,8 +1,9 @@
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
-from serving import Serving
+from serving import INFO, Serving, says
 
 from segue.server.journal import _duration
 
@@ -57,7 +58,12 @@ async def test_L1_a_request_that_fails(serve: Serve, caplog: pytest.LogCaptureFi
     assert second.span == {"name": "chat_completions"}  # type: ignore[attr-defined]
 
 
-async def test_L1_the_prompt_is_not_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "segue")
-    await serve().post("/generate", {"inputs": "a secret"})
+async def test_L1_the_prompt_is_logged_at_debug_level_only(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "segue")
+    secret = "a secret" + "b" * 1000
+    app = serve(info=replace(INFO, max_input_tokens=1999), script=says("x"))
+    await app.post("/generate", {"inputs": secret})
     assert "a secret" not in str([vars(record) for record in caplog.records if record.name.startswith("segue")])
+    caplog.set_level(logging.DEBUG, "segue")
+    await app.post("/generate", {"inputs": secret})
+    assert f"Input: {secret[:1000]}" in [record.message for record in caplog.records]

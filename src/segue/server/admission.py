@@ -15,6 +15,7 @@ from segue.core.request import Request, SamplingParams, StopCriteria
 from segue.engine.handle import EngineHandle
 from segue.protocol.tgi import GenerateParameters, GrammarType
 from segue.server.floats import round_to_f32
+from segue.server.journal import log_inputs
 from segue.server.metrics import Metrics
 
 __all__ = ["Admission", "AdmittedRequest", "Ask", "Encoder", "Limits"]
@@ -180,6 +181,8 @@ class AdmittedRequest:
     """``decoder_input_details``, and the server has them."""
     validated_time: float
     """``time.monotonic()``."""
+    tokenize_times: tuple[float, float] | None = None
+    """Begin and end, as ``validated_time``; None: the prompt came as ids."""
 
     def to_request(self, engine: EngineHandle) -> Request:
         """One sequence of it, under a new id and, where the caller gave none, with a seed of its own."""
@@ -241,13 +244,17 @@ class Admission:
     async def admit(self, ask: Ask) -> AdmittedRequest:
         """Raises ValidationError."""
         inputs, parameters = ask.inputs, ask.parameters
+        log_inputs(inputs)
         limits, info = self._limits, self._info
         check(PARAMETER_RULES, parameters, limits)
         if not (inputs if ask.input_ids is None else ask.input_ids):
             raise ValidationError("`inputs` cannot be empty")
         check(TRUNCATE_RULES, parameters, limits)
+        tokenize_times = None
         if ask.input_ids is None:
+            start = time.monotonic()
             input_ids = await self._encode(inputs, add_special_tokens=ask.add_special_tokens)
+            tokenize_times = (start, time.monotonic())
         else:
             input_ids = list(ask.input_ids)
             if max(input_ids) >= info.vocab_size:
@@ -270,6 +277,7 @@ class Admission:
             best_of=_best_of(parameters),
             wants_prefill=parameters.decoder_input_details and (self._has_prefill_logprobs or info.is_encoder_decoder),
             validated_time=time.monotonic(),
+            tokenize_times=tokenize_times,
         )
 
     def _max_new_tokens(self, num_inputs: int, asked: int | None) -> int:

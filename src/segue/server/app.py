@@ -269,7 +269,7 @@ def build_app(config: ServeConfig, engine: EngineHandle, model: ServedModel) -> 
     @asynccontextmanager
     async def lifespan(_: object) -> AsyncIterator[None]:
         yield
-        server.close()
+        await server.close()
 
     operations = (*OPERATIONS, *PAGES, *_vertex_operations(config))
     by_path = groupby(sorted(operations, key=lambda each: each.path), key=lambda each: each.path)

@@ -15,6 +15,7 @@ from segue.server.admission import AdmittedRequest, Ask
 from segue.server.floats import shortest_f32
 from segue.server.journal import log_success
 from segue.server.state import Server
+from segue.server.tracing import GenerationRecord, current_trace
 from segue.text.detokenizer import IncrementalDetokenizer, generated_text
 from segue.text.stop_strings import StopMatcher
 
@@ -85,6 +86,10 @@ class Generation:
         self.finish_reason: FinishReason | None = None
         """Set with the last token."""
         self._scheduled_time = self._first_token_time = self._end_time = math.nan
+        self._batch_size = 0
+        trace = current_trace()
+        if trace is not None:
+            trace.generations.append(self)
         self._outputs = server.engine.submit(self._request)
 
     async def steps(self) -> AsyncGenerator[list[Token], None]:
@@ -137,6 +142,26 @@ class Generation:
             time_per_token=inference_s / len(self.tokens),
         )
 
+    def record(self) -> GenerationRecord:
+        """For the trace; also of a generation that did not come to its end."""
+        admitted, has_ended = self.admitted, not math.isnan(self._end_time)
+        return GenerationRecord(
+            name=admitted.ask.name,
+            parameters=admitted.ask.parameters,
+            seed=self.seed,
+            received_time=admitted.ask.received_time,
+            tokenize_times=admitted.tokenize_times,
+            validated_time=admitted.validated_time,
+            scheduled_time=_known(self._scheduled_time),
+            first_token_time=_known(self._first_token_time),
+            end_time=_known(self._end_time),
+            batch_size=self._batch_size,
+            num_inputs=self.num_inputs,
+            num_cached_tokens=self.num_cached_tokens,
+            num_tokens=len(self.tokens),
+            times=self.timings()._asdict() if has_ended else {},
+        )
+
     def record_success(self) -> None:
         """Into the metrics and the log, once a request: of ``best_of`` sequences the best."""
         metrics, timings, num_tokens = self._server.metrics, self.timings(), len(self.tokens)
@@ -180,6 +205,7 @@ class Generation:
 
     def _begin(self, output: RequestOutput) -> None:
         self._first_token_time = time.monotonic()
+        self._batch_size = self._server.metrics.num_running
         self.num_cached_tokens = output.num_cached_tokens
         if math.isnan(self._scheduled_time):
             self._scheduled_time = self._first_token_time
@@ -272,6 +298,10 @@ def sum_headers(headers: Sequence[dict[str, str]]) -> dict[str, str]:
     compute_type, _, *counted = headers[0]
     sums = {name: str(sum(int(each[name]) for each in headers)) for name in counted}
     return {compute_type: headers[0][compute_type], **sums}
+
+
+def _known(time_s: float) -> float | None:
+    return None if math.isnan(time_s) else time_s
 
 
 def _milliseconds(seconds: float) -> str:

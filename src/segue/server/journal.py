@@ -1,22 +1,35 @@
 """One log line a request: ``Success`` with its times as TGI has it, or why it failed."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from segue.core.errors import RequestError
 from segue.protocol.tgi import GenerateParameters
 
-__all__ = ["log_failure", "log_success"]
+__all__ = ["log_failure", "log_inputs", "log_success", "span_fields"]
 
 logger = logging.getLogger(__name__)
 
 
-def log_success(name: str, parameters: GenerateParameters, seed: int | None, times_s: dict[str, float]) -> None:
+_MAX_INPUT_CHARS = 1000
+
+
+def log_inputs(inputs: str) -> None:
+    """At debug level only, and of a long prompt the beginning."""
+    logger.debug("Input: %.*s", _MAX_INPUT_CHARS, inputs)
+
+
+def log_success(name: str, parameters: GenerateParameters, seed: int | None, times_s: Mapping[str, float]) -> None:
     """``name`` is TGI's name of the route's span; ``times_s`` are seconds by TGI's names."""
     if logger.isEnabledFor(logging.INFO):
-        times = {key: _duration(value) for key, value in times_s.items()}
-        given = parameters.model_dump_json(exclude_defaults=True)
-        span = {"name": name, "parameters": given, **times, "seed": seed}
-        logger.info("Success", extra={"span": span})
+        logger.info("Success", extra={"span": {"name": name, **span_fields(parameters, seed, times_s)}})
+
+
+def span_fields(parameters: GenerateParameters, seed: int | None, times_s: Mapping[str, float]) -> dict[str, Any]:
+    """The fields of TGI's span of a handler, in the log and in a trace."""
+    times = {key: _duration(value) for key, value in times_s.items()}
+    return {"parameters": parameters.model_dump_json(exclude_defaults=True), **times, "seed": seed}
 
 
 def log_failure(name: str, error: RequestError) -> None:

@@ -16,6 +16,7 @@ from segue.core.errors import RequestError
 from segue.server.bodies import BodyError
 from segue.server.replies import empty_reply, error_reply, json_reply, text_reply
 from segue.server.state import Server
+from segue.server.tracing import traced
 
 __all__ = ["Endpoint", "Handler", "Operation"]
 
@@ -64,6 +65,15 @@ class Endpoint:
         self._allow = ",".join(sorted(self._by_method))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        operation = self._by_method.get(scope["method"])
+        traces = self._server.traces
+        if traces is None or operation is None or operation.request is None:
+            await self._reply(scope, receive, send)
+            return
+        handler = operation.operation_id or getattr(operation.handler, "__name__", "")
+        await traced(self._reply, scope, receive, send, route=operation.path, handler=handler, on_end=traces.export)
+
+    async def _reply(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             reply = await self._answer(Request(scope, receive))
         except ClientDisconnect:

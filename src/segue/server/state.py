@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import segue
 from segue.core.config import ServeConfig
@@ -16,8 +16,12 @@ from segue.server.grammars import GrammarAdmission
 from segue.server.journal import log_failure
 from segue.server.metrics import Metrics
 from segue.server.openai_words import OpenAIWords
+from segue.server.tracing import current_trace
 from segue.text.chat_template import ChatTemplate
 from segue.text.tokenizer import Tokenizer, TokenSpan
+
+if TYPE_CHECKING:
+    from segue.server.otlp import TraceExporter
 
 __all__ = ["ServedModel", "Server"]
 
@@ -61,6 +65,8 @@ class Server:
         self.compute_type = config.compute_type or f"1-{engine.info.device_name or engine.info.device}"
         self.grammars = GrammarAdmission(is_enabled=not config.disable_grammar_support)
         self.admission = Admission(config, engine.info, self.encode, self.metrics, self.grammars.admit)
+        self.traces = _trace_exporter(config, self.version)
+        """None: no traces are exported."""
         self._threads = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="tokenize")
 
     async def in_thread(self, work: Callable[[], T]) -> T:
@@ -78,16 +84,29 @@ class Server:
         return await self.in_thread(lambda: tokenizer.encode_with_offsets(text, add_special_tokens=add_special_tokens))
 
     def record_failure(self, name: str, error: RequestError) -> None:
-        """Into the metrics and the log."""
+        """Into the metrics, the log and the trace."""
         self.metrics.failure(error)
+        trace = current_trace()
+        if trace is not None:
+            trace.note_failure(name, error)
         log_failure(name, error)
 
     def start(self) -> None:
         """Begin to take the engine's statistics."""
         self.engine.on_step.append(self.metrics.on_step)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop taking them, and let the threads go; running requests may end first."""
         self.engine.on_step.remove(self.metrics.on_step)
         self._threads.shutdown(wait=False)
         self.grammars.close()
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.close)
+
+
+def _trace_exporter(config: ServeConfig, version: str) -> "TraceExporter | None":
+    if config.otlp_endpoint is None:
+        return None
+    from segue.server.otlp import TraceExporter
+
+    return TraceExporter(config.otlp_endpoint, config.otlp_service_name, version)
