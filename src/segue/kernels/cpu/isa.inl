@@ -2,6 +2,8 @@
 #include "isa.h"
 #include "kernels.h"
 
+#include "activations.inl"
+#include "halves.inl"
 #include "attention.inl"
 #include "linear.inl"
 #include "rows.inl"
