@@ -3,10 +3,11 @@ import math
 import pytest
 from fakes import engine_info, make_request
 
+from segue.core.limits import RouterLimits
 from segue.core.output import EngineStep, FinishReason, RequestOutput, StepStats, TokenOutput
 from segue.core.request import AbortRequests, SamplingParams
 from segue.engine.config import EngineConfig
-from segue.engine.ipc import Hello, Message, Shutdown, decode, encode
+from segue.engine.ipc import Hello, Message, Refusal, RequestGroup, Shutdown, decode, encode
 
 SAMPLING = SamplingParams(max_new_tokens=4, temperature=0.7, seed=2**64 - 1, stop=("\n", "é😀"), ignore_eos=True)
 OUTPUT = RequestOutput(
@@ -31,6 +32,9 @@ OUTPUT = RequestOutput(
         ),
         engine_info(EngineConfig(num_blocks=8)),
         Hello(),
+        Hello(RouterLimits(max_total_tokens=7, waiting_served_ratio=1.2)),
+        Refusal("no"),
+        RequestGroup((make_request(1), make_request(2))),
         Shutdown(),
     ],
 )

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from fakes import make_request, serve_fake_engine
 
-from segue.core.errors import EngineDeadError, GenerationError
+from segue.core.errors import ConfigError, EngineDeadError, GenerationError
+from segue.core.limits import RouterLimits
 from segue.core.output import RequestOutput, StepStats
 from segue.engine.handle import EngineHandle, RequestStream
 from segue.engine.remote import RemoteEngine
@@ -254,3 +255,52 @@ async def test_an_idle_engine_uses_no_cpu(start: Start, remote: RemoteEngine) ->
     before = engine.num_ctx_switches().voluntary
     await asyncio.sleep(0.3)
     assert engine.num_ctx_switches().voluntary - before < 10
+
+
+async def test_B2_a_router_brings_limits_of_its_own(start: Start, endpoint: str) -> None:
+    start()
+    limits = RouterLimits(max_input_tokens=20, max_total_tokens=40, max_batch_prefill_tokens=8, max_batch_size=1)
+    router = RemoteEngine(endpoint, limits)
+    await router.connect(START_TIMEOUT_S)
+    info = router.info
+    assert (info.max_input_tokens, info.max_total_tokens, info.max_batch_prefill_tokens) == (20, 40, 8)
+    steps: list[StepStats] = []
+    router.on_step.append(steps.append)
+    results = await asyncio.gather(*(read(submit(router, *[100 * i] * 20)) for i in (1, 2)))
+    assert results == [list(range(100 * i + 1, 100 * i + 6)) for i in (1, 2)]
+    assert max(step.num_running for step in steps) == 1
+    assert max(step.num_scheduled_tokens for step in steps) == 8
+    await router.close()
+
+
+async def test_B2_limits_that_the_engine_cannot_hold(start: Start, endpoint: str) -> None:
+    start()
+    router = RemoteEngine(endpoint, RouterLimits(max_total_tokens=257))
+    with pytest.raises(ConfigError, match="Not enough memory to handle `max_total_tokens=257`"):
+        await router.connect(START_TIMEOUT_S)
+    assert not router.is_healthy
+    await router.close()
+
+
+async def test_B2_limits_stay_while_requests_run(start: Start, remote: RemoteEngine, endpoint: str) -> None:
+    start(**SLOW)
+    await remote.connect(START_TIMEOUT_S)
+    stream = submit(remote, 1, num_tokens=LONG)
+    await anext(stream)
+    router = RemoteEngine(endpoint, RouterLimits(max_batch_size=1))
+    with pytest.raises(ConfigError, match="the engine is at work"):
+        await router.connect(START_TIMEOUT_S)
+    await router.close()
+    await anext(stream)
+    await stream.aclose()
+
+
+async def test_B3_a_group_runs_in_one_step(start: Start, remote: RemoteEngine) -> None:
+    start()
+    await remote.connect(START_TIMEOUT_S)
+    steps: list[StepStats] = []
+    remote.on_step.append(steps.append)
+    requests = [make_request(remote.next_request_id(), [100 * i], max_new_tokens=3) for i in range(1, 9)]
+    results = await asyncio.gather(*map(read, remote.submit_group(requests)))
+    assert results == [[100 * i + k for k in (1, 2, 3)] for i in range(1, 9)]
+    assert steps[0].num_prefill_sequences == 8

@@ -42,6 +42,13 @@ class Engine:
         """Whether ``step`` has something to do or to tell."""
         return self._has_news or self.scheduler.has_work
 
+    def reconfigure(self, config: EngineConfig) -> None:
+        """Go on with other budgets. Raises ``ValueError`` while there is work."""
+        if self.has_work:
+            raise ValueError("the engine is at work")
+        self.config = config
+        self.scheduler.reconfigure(config)
+
     def add(self, request: Request) -> None:
         """Raises ``ValueError`` when the request's id is live already; all other errors come as its output."""
         self.scheduler.add(request)

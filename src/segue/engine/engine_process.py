@@ -5,33 +5,43 @@ import gc
 import logging
 import multiprocessing
 import os
+import signal
 import socket as sockets
 from collections import defaultdict
+from collections.abc import Iterable
 
 import zmq
 
+from segue.core.errors import ConfigError
 from segue.core.output import EngineInfo, EngineStep, RequestOutput, StepStats
 from segue.core.request import AbortRequests, Request
 from segue.engine.engine import Engine
-from segue.engine.ipc import Hello, Message, Shutdown, decode, encode
+from segue.engine.ipc import Hello, Message, Refusal, RequestGroup, Shutdown, decode, encode
+from segue.engine.router_limits import narrow
 
 __all__ = ["run_engine_loop"]
 
 logger = logging.getLogger(__name__)
 
 
-def run_engine_loop(engine: Engine, info: EngineInfo, endpoint: str) -> None:
+def run_engine_loop(
+    engine: Engine, info: EngineInfo, endpoint: str, *, stop_signals: Iterable[signal.Signals] | None = None
+) -> None:
     """Serve ``engine`` at ``endpoint`` (``ipc://…`` or ``tcp://…``) to any number of servers.
 
-    Returns on a ``Shutdown`` message and when the parent process ends. Raises ``EngineDeadError`` when the runner does:
-    let the process end then, its servers notice that.
+    Returns on a ``Shutdown`` message, and when the parent process ends or, for an engine that belongs to nobody
+    (``stop_signals`` given; in the main thread), on one of these signals. Raises ``EngineDeadError`` when the runner
+    does: let the process end then, its servers notice that.
     """
     # What is alive now (the model, its libraries) stays alive: without this each full collection walks it in a step.
     gc.collect()
     gc.freeze()
     context = zmq.Context()
     try:
-        _EngineLoop(engine, info, context.socket(zmq.ROUTER), endpoint).run()
+        loop = _EngineLoop(engine, info, context.socket(zmq.ROUTER), endpoint)
+        if stop_signals is not None:
+            loop.stop_on(stop_signals)
+        loop.run()
     finally:
         context.destroy(linger=0)
 
@@ -42,6 +52,7 @@ class _EngineLoop:
     def __init__(self, engine: Engine, info: EngineInfo, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
         self._engine = engine
         self._info = info
+        self._config = engine.config
         self._socket = socket
         self._socket.set_hwm(0)  # an output must never be dropped
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a server that is gone raises
@@ -57,11 +68,23 @@ class _EngineLoop:
         self._wake_writer.setblocking(False)
         self._poller.register(self._wake_reader, zmq.POLLIN)
         engine.wake_with(self._wake)
+        self._watches_parent = True
         self._parent_pid = os.getppid()
         parent = multiprocessing.parent_process()
         self._parent_sentinel = None if parent is None else parent.sentinel
         if self._parent_sentinel is not None:
             self._poller.register(self._parent_sentinel, zmq.POLLIN)
+
+    def stop_on(self, signals: Iterable[signal.Signals]) -> None:
+        """End on these, and not with the parent process."""
+
+        def stop(number: int, frame: object) -> None:
+            self._must_stop = True
+            self._wake()
+
+        for number in signals:
+            signal.signal(number, stop)
+        self._watches_parent = False
 
     def run(self) -> None:
         with self._wake_reader, self._wake_writer:
@@ -73,9 +96,9 @@ class _EngineLoop:
 
     def _receive(self) -> None:
         """Take all messages there are; wait for one if there is no work. Without a sentinel, look at the parent too."""
-        idle_timeout_ms = None if self._parent_sentinel is not None else 1000
+        idle_timeout_ms = 1000 if self._watches_parent and self._parent_sentinel is None else None
         events = dict(self._poller.poll(0 if self._engine.has_work else idle_timeout_ms))
-        if self._parent_sentinel in events or os.getppid() != self._parent_pid:
+        if self._watches_parent and (self._parent_sentinel in events or os.getppid() != self._parent_pid):
             logger.warning("The parent process ended, so does the engine")
             self._must_stop = True
             return
@@ -105,18 +128,33 @@ class _EngineLoop:
         match message:
             case Request():
                 self._add(server, message)
+            case RequestGroup():
+                for request in message.requests:
+                    self._add(server, request)
             case AbortRequests():
                 owned = [i for i in message.request_ids if self._owners.get(i) == server]
                 self._engine.abort(owned)
                 for request_id in owned:
                     self._forget(request_id)
             case Hello():
-                self._servers.setdefault(server, set())
-                self._send(server, self._info)
+                self._greet(server, message)
             case Shutdown():
                 self._must_stop = True
             case _:
                 raise ValueError(f"a server does not send {type(message).__name__}")
+
+    def _greet(self, server: bytes, hello: Hello) -> None:
+        info = self._info
+        if hello.limits is not None:
+            try:
+                info, config = narrow(self._info, self._config, hello.limits)
+                if config != self._engine.config:
+                    self._engine.reconfigure(config)
+            except (ConfigError, ValueError) as error:
+                self._send(server, Refusal(str(error)))
+                return
+        self._servers.setdefault(server, set())
+        self._send(server, info)
 
     def _add(self, server: bytes, request: Request) -> None:
         if server not in self._servers:

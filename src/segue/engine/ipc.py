@@ -1,22 +1,41 @@
 """Framing of core types for the socket between servers and engine: one byte for the type, then MessagePack.
 
-Servers hold a DEALER socket, the engine a ROUTER. A server says ``Hello`` and gets an ``EngineInfo``; it sends
-``Request`` and ``AbortRequests`` at any time and gets one ``EngineStep`` a step. This module knows no field names.
+Servers hold a DEALER socket, the engine a ROUTER. A server says ``Hello`` and gets an ``EngineInfo`` or a ``Refusal``;
+it sends ``Request``, ``RequestGroup`` and ``AbortRequests`` at any time and gets one ``EngineStep`` a step. This module
+knows no field names.
 """
 
 from dataclasses import dataclass
 
 import msgspec
 
+from segue.core.limits import RouterLimits
 from segue.core.output import EngineInfo, EngineStep
 from segue.core.request import AbortRequests, Request
 
-__all__ = ["Hello", "Message", "Shutdown", "decode", "encode"]
+__all__ = ["Hello", "Message", "Refusal", "RequestGroup", "Shutdown", "decode", "encode"]
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
     """Server → engine: here I am; answer with ``EngineInfo``."""
+
+    limits: RouterLimits | None = None
+    """Of a server that has limits of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Engine → server: your limits cannot be met, you get no engine."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestGroup:
+    """Server → engine: these come at once, so that one step may run them all."""
+
+    requests: tuple[Request, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +43,18 @@ class Shutdown:
     """Server → engine: end now, whatever is in flight."""
 
 
-Message = Request | AbortRequests | EngineStep | EngineInfo | Hello | Shutdown
+Message = Request | AbortRequests | EngineStep | EngineInfo | Hello | Shutdown | Refusal | RequestGroup
 
-_TYPES: tuple[type[Message], ...] = (Request, AbortRequests, EngineStep, EngineInfo, Hello, Shutdown)
+_TYPES: tuple[type[Message], ...] = (
+    Request,
+    AbortRequests,
+    EngineStep,
+    EngineInfo,
+    Hello,
+    Shutdown,
+    Refusal,
+    RequestGroup,
+)
 _TAGS = {message_type: tag for tag, message_type in enumerate(_TYPES)}
 _DECODERS = [msgspec.msgpack.Decoder(message_type) for message_type in _TYPES]
 _ENCODER = msgspec.msgpack.Encoder()

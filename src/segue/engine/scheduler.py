@@ -76,6 +76,14 @@ class Scheduler:
         # Tokens computed twice with a full pool: 2 % (a spare of 1 %: 8 %, none: 21 %; tests/engine/bench_engine.py).
         self._num_spare_blocks = max(1, config.num_blocks // 32)
 
+    def reconfigure(self, config: EngineConfig) -> None:
+        """Other budgets, of the same pool; nothing may be live."""
+        assert not self._live
+        assert config.num_blocks == self.config.num_blocks
+        self.config = config
+        self._max_chunk = config.max_chunk_tokens or config.max_batch_prefill_tokens
+        self._policy = _policy(config)
+
     @property
     def has_work(self) -> bool:
         """Whether ``schedule`` would find something; what is held aside does not count until its grammar is ready."""
