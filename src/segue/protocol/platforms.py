@@ -5,8 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, RootModel
 from typing_extensions import TypeAliasType
 
-from segue.protocol.openai import ChatRequest, CompletionRequest
-from segue.protocol.tgi import CompatGenerateRequest, GenerateParameters
+from segue.protocol.openai import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatRequest,
+    Chunk,
+    CompletionFinal,
+    CompletionRequest,
+)
+from segue.protocol.tgi import CompatGenerateRequest, GenerateParameters, GenerateResponse, StreamResponse
 from segue.protocol.wire import Items, Untagged, WireModel
 
 __all__ = [
@@ -20,6 +27,8 @@ __all__ = [
     "ModelMetadataResponse",
     "RequestedOutput",
     "SagemakerRequest",
+    "SagemakerResponse",
+    "SagemakerStreamResponse",
     "VertexRequest",
     "VertexResponse",
 ]
@@ -29,6 +38,10 @@ _Sagemaker = Annotated[CompatGenerateRequest | ChatRequest | CompletionRequest, 
 
 class SagemakerRequest(RootModel[Annotated[_Sagemaker, Untagged("SagemakerRequest")]]):
     """``inputs``, ``messages`` or ``prompt`` decides which route answers."""
+
+
+SagemakerResponse = TypeAliasType("SagemakerResponse", list[GenerateResponse] | ChatCompletion | CompletionFinal)
+SagemakerStreamResponse = TypeAliasType("SagemakerStreamResponse", StreamResponse | ChatCompletionChunk | Chunk)
 
 
 class GenerateVertexInstance(WireModel):

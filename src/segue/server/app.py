@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from segue.core.config import ServeConfig
 from segue.engine.handle import EngineHandle
 from segue.protocol import anthropic, openai, tgi
+from segue.protocol.failures import AnthropicErrorResponse, ErrorMessage, OpenAIErrorResponse, TypedEvent
 from segue.protocol.platforms import (
     InferenceRequest,
     InferenceResponse,
@@ -23,6 +24,8 @@ from segue.protocol.platforms import (
     MetadataServerResponse,
     ModelMetadataResponse,
     SagemakerRequest,
+    SagemakerResponse,
+    SagemakerStreamResponse,
     VertexRequest,
     VertexResponse,
 )
@@ -114,7 +117,7 @@ OPERATIONS = (
         "OpenAI's Responses API, for text",
         request=ResponsesRequest,
         reply=ResponsesReply,
-        event=ResponsesReply,
+        event=TypedEvent,
         errors=_GENERATION_ERRORS,
         is_openai=True,
         needs_key=True,
@@ -126,8 +129,9 @@ OPERATIONS = (
         "Anthropic's Messages API, for text",
         request=anthropic.MessagesRequest,
         reply=anthropic.MessagesResponse,
-        event=anthropic.MessagesResponse,
+        event=TypedEvent,
         errors=_GENERATION_ERRORS,
+        error=AnthropicErrorResponse,
         needs_key=True,
     ),
     Operation(
@@ -138,6 +142,7 @@ OPERATIONS = (
         request=anthropic.CountTokensRequest,
         reply=anthropic.TokenCount,
         errors=(422,),
+        error=AnthropicErrorResponse,
         needs_key=True,
     ),
     Operation(
@@ -167,9 +172,10 @@ OPERATIONS = (
         platforms.invocations,
         "SageMaker: as /, /v1/chat/completions or /v1/completions, by the body",
         request=SagemakerRequest,
-        event=tgi.StreamResponse,
-        reply=list[tgi.GenerateResponse] | openai.ChatCompletion | openai.CompletionFinal,
+        reply=SagemakerResponse,
+        event=SagemakerStreamResponse,
         errors=_GENERATION_ERRORS,
+        error=tgi.ErrorResponse | OpenAIErrorResponse,
         needs_key=True,
         operation_id="sagemaker_compatibility",
     ),
@@ -225,6 +231,9 @@ OPERATIONS = (
         "/api/integrations/tgi/v1/provider/{provider}/recommend",
         recommend.recommend,
         "Limits and a machine for a model",
+        errors=(400, 422),
+        error=ErrorMessage,
+        query=("model_id", "gpu_memory", "num_gpus", "mode"),
         needs_key=True,
         operation_id="recommend",
     ),

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from segue.protocol.failures import OpenAIErrorEvent, OpenAIErrorResponse, TypedEvent
 from segue.protocol.tgi import ErrorResponse
 from segue.server.operations import Operation
 
@@ -14,6 +15,7 @@ __all__ = ["openapi_document"]
 _TAG = "Text Generation Inference"
 _REF = "#/components/schemas/{model}"
 _ERRORS = {
+    400: ("The request cannot be used", "validation"),
     404: ("The model `x` does not exist", "model_not_found"),
     422: ("Input validation error", "validation"),
     424: ("Request failed during generation", "generation"),
@@ -21,12 +23,20 @@ _ERRORS = {
     500: ("Incomplete generation", "incomplete_generation"),
     503: ("unhealthy", "healthcheck"),
 }
+_BODY_ERRORS = {
+    400: "The body is no JSON",
+    408: "The body comes too slowly",
+    413: "The body is larger than the limit",
+    415: "The body is not called JSON",
+    422: "The body does not fit",
+}
+_NAME = {"type": "string", "minLength": 1}
 
 
 def openapi_document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
     """OpenAPI 3.0.3, as TGI's: title, tag, operation ids and schema names are its own."""
-    types = {kind for each in operations for kind in (each.request, each.reply, each.event) if kind is not None}
-    adapters = [(repr(kind), "validation", TypeAdapter(kind)) for kind in (*sorted(types, key=repr), ErrorResponse)]
+    types = {kind for each in operations for kind in _types(each) if kind is not None}
+    adapters = [(repr(kind), "validation", TypeAdapter(kind)) for kind in sorted(types, key=repr)]
     schemas, definitions = TypeAdapter.json_schemas(adapters, ref_template=_REF)  # type: ignore[arg-type]
     by_type = {key: _as_3_0(schema) for (key, _), schema in schemas.items()}
     paths: dict[str, Any] = {}
@@ -50,33 +60,64 @@ def openapi_document(operations: Sequence[Operation], version: str) -> dict[str,
     }
 
 
+def _types(operation: Operation) -> tuple[Any, ...]:
+    return operation.request, operation.reply, _event(operation), _error(operation)
+
+
+def _error(operation: Operation) -> Any:
+    return operation.error or (ErrorResponse | OpenAIErrorResponse if operation.is_openai else ErrorResponse)
+
+
+def _event(operation: Operation) -> Any:
+    """An event is part of the answer, or says why there is no more of it."""
+    if operation.event is None or operation.event is TypedEvent:
+        return operation.event
+    if operation.is_openai:
+        return operation.event | OpenAIErrorEvent
+    return operation.event | (ErrorResponse if operation.error is None else ErrorResponse | OpenAIErrorEvent)
+
+
 def _operation(operation: Operation, path: str, by_type: dict[str, Any]) -> dict[str, Any]:
     document: dict[str, Any] = {
         "tags": [_TAG],
         "summary": operation.summary,
         "operationId": operation.operation_id or operation.handler.__name__,
-        "responses": {"200": _success(operation, by_type)},
+        "responses": {"200": _success(operation, by_type), **_refusals(operation, by_type)},
     }
-    names = re.findall(r"{(\w+)}", path)
-    if names:
-        schema = {"type": "string"}
-        document["parameters"] = [{"name": each, "in": "path", "required": True, "schema": schema} for each in names]
+    in_path = re.findall(r"{(\w+)}", path)
+    parameters = [{"name": each, "in": "path", "required": True, "schema": _NAME} for each in in_path]
+    parameters += [{"name": each, "in": "query", "schema": {"type": "string"}} for each in operation.query]
+    if parameters:
+        document["parameters"] = parameters
     if operation.request is not None:
         content = {"application/json": {"schema": by_type[repr(operation.request)]}}
         document["requestBody"] = {"content": content, "required": True}
     if operation.needs_key:
         document["security"] = [{}, {"ApiKey": []}]
+    return document
+
+
+def _refusals(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
+    """By status: wrong keys, bodies that cannot be read, then requests that cannot be answered."""
+    refusals: dict[str, Any] = {}
+    schema = by_type[repr(_error(operation))]
+    if operation.needs_key:
+        refusals["401"] = {"description": "Missing or wrong API key"}
+    if operation.request is not None:
+        has_object = operation.is_openai or operation.error is not None
+        content = {"text/plain": {"schema": {"type": "string"}}}
+        content |= {"application/json": {"schema": schema}} if has_object else {}
+        refusals |= {str(status): {"description": text, "content": content} for status, text in _BODY_ERRORS.items()}
     for status in operation.errors:
         text, error_type = _ERRORS[status]
-        example = {"error": text, "error_type": error_type}
-        schema = by_type[repr(ErrorResponse)]
+        answer: dict[str, Any] = {"schema": schema}
+        if _error(operation) is ErrorResponse:
+            answer["example"] = {"error": text, "error_type": error_type}
         is_event = operation.event is not None and operation.reply is None
-        media_type = "text/event-stream" if is_event else "application/json"
-        document["responses"][str(status)] = {
-            "description": text,
-            "content": {media_type: {"schema": schema, "example": example}},
-        }
-    return document
+        content = {"text/event-stream" if is_event else "application/json": answer}
+        body_error = refusals.get(str(status), {"content": {}})
+        refusals[str(status)] = {"description": text, "content": {**body_error["content"], **content}}
+    return refusals
 
 
 def _success(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +125,7 @@ def _success(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
     if operation.reply is not None:
         content["application/json"] = {"schema": by_type[repr(operation.reply)]}
     if operation.event is not None:
-        content["text/event-stream"] = {"schema": by_type[repr(operation.event)]}
+        content["text/event-stream"] = {"schema": by_type[repr(_event(operation))]}
     if operation.text:
         content["text/plain"] = {"schema": {"type": "string"}}
     return {"description": operation.summary, **({"content": content} if content else {})}

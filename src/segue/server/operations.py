@@ -37,14 +37,18 @@ class Operation:
     request: type[BaseModel] | None = None
     reply: Any = None
     """What pydantic describes as the answer; None: nothing, or text."""
-    event: type[BaseModel] | None = None
-    """What each event of a stream is."""
+    event: Any = None
+    """What pydantic describes as each event of a stream, but for those that end one that failed."""
     operation_id: str = ""
     """Default: the handler's name."""
     text: bool = False
     """The answer is plain text."""
     errors: Sequence[int] = ()
-    """Statuses with TGI's error object."""
+    """Statuses with an error object."""
+    error: Any = None
+    """What pydantic describes as the error object; None: TGI's, or OpenAI's where ``is_openai``."""
+    query: Sequence[str] = ()
+    """Names that may be asked with, as ``?name=value``."""
     is_openai: bool = False
     """Errors are OpenAI's, in the words of ``OpenAIWords``."""
     needs_key: bool = False
