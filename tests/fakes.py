@@ -5,8 +5,9 @@ import time
 import zlib
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 
-from segue.core.batch import EncoderInput, ScheduledBatch, ScheduledSequence, StepOutput
+from segue.core.batch import EncoderInput, ScheduledBatch, ScheduledSequence, Speculated, StepOutput
 from segue.core.output import EngineInfo, TokenOutput
 from segue.core.request import Request, SamplingParams, StopCriteria
 from segue.engine.config import EngineConfig
@@ -30,7 +31,8 @@ class FakeRunner:
     Without ``next_token`` the tokens are those of ``expected_tokens``. ``fails`` makes every step that contains such a
     sequence raise. Where ``spoils`` says so, what the sequence writes in this step is spoiled, as by a number that is
     not finite: it, and whoever reads that, ends in ``StepOutput.errors``. ``num_tokens`` of each sequence come at a
-    time, as from a speculating runner.
+    time, as forced ones of a grammar do. Guesses are written to their slots and verified; ``guess`` stands for a draft
+    model: it is asked for the i-th token after the history.
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class FakeRunner:
         fails: Callable[[ScheduledSequence], bool] | None = None,
         spoils: Callable[[ScheduledSequence], bool] | None = None,
         num_tokens: int = 1,
+        guess: Callable[[ScheduledSequence, int], int] | None = None,
     ) -> None:
         """``next_token``: a function, or the output tokens of every sequence, of which the last is repeated."""
         self.block_size = block_size
         self.vocab_size = vocab_size
         self.num_tokens = num_tokens
+        self._guess = guess
         self.batches: list[ScheduledBatch] = []
         """Every batch whose execution began, the failed ones too."""
         self._fails = fails
@@ -59,6 +63,7 @@ class FakeRunner:
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         self.batches.append(batch)
         self._check_shape(batch)
+        batch = self._with_guesses(batch)
         if self._fails is not None and any(map(self._fails, batch.sequences)):
             self._write(batch, garbage=True)
             raise RuntimeError("the fake device failed")
@@ -67,8 +72,14 @@ class FakeRunner:
             if self._spoils is not None and self._spoils(s):
                 self._spoil(s)
         spoiled = {s.seq_id for s in batch.sequences if not self._reads_well(s)}
+        tokens = {s.seq_id: self._sample(s) for s in batch.sequences if s.needs_token and s.seq_id not in spoiled}
         return StepOutput(
-            tokens={s.seq_id: self._sample(s) for s in batch.sequences if s.needs_token and s.seq_id not in spoiled},
+            tokens=tokens,
+            speculated={
+                s.seq_id: Speculated(s.num_draft_tokens, _num_equal(_drafts(s), tokens[s.seq_id][:-1]))
+                for s in batch.sequences
+                if s.num_draft_tokens and s.seq_id in tokens
+            },
             errors={s.seq_id: "not finite" for s in batch.sequences if s.needs_token and s.seq_id in spoiled},
             prompt_logprobs={s.seq_id: _prompt_logprobs(s) for s in batch.sequences if s.sampling.prompt_logprobs},
             forward_s=0.002,
@@ -83,9 +94,23 @@ class FakeRunner:
         for s in sequences:
             end = s.num_computed_tokens + len(s.token_ids)
             assert s.token_ids
-            assert list(s.token_ids) == list(s.history[s.num_computed_tokens : end])
-            assert s.needs_token == (end == len(s.history))
-            assert len(s.block_table) * self.block_size >= end
+            certain = len(s.token_ids) - s.num_draft_tokens
+            assert certain > 0
+            assert list(s.token_ids[:certain]) == list(s.history[s.num_computed_tokens : end])
+            assert s.needs_token == (end - s.num_draft_tokens == len(s.history))
+            assert not s.num_draft_slots or (s.needs_token and not s.num_draft_tokens)
+            assert len(s.block_table) * self.block_size >= end + s.num_draft_slots
+
+    def _with_guesses(self, batch: ScheduledBatch) -> ScheduledBatch:
+        if not any(s.num_draft_slots for s in batch.sequences):
+            return batch
+        assert self._guess is not None, "nobody guesses"
+        return replace(batch, sequences=[self._with_guess(s) for s in batch.sequences])
+
+    def _with_guess(self, s: ScheduledSequence) -> ScheduledSequence:
+        assert self._guess is not None
+        guesses = [self._guess(s, i) for i in range(s.num_draft_slots)]
+        return replace(s, token_ids=[*s.token_ids, *guesses], num_draft_tokens=len(guesses))
 
     def _write(self, batch: ScheduledBatch, *, garbage: bool = False) -> None:
         written: dict[int, int] = {}
@@ -139,23 +164,40 @@ class FakeRunner:
             states.append(_root_state(s.encoder.token_ids if s.encoder else None))
         for position in range(len(states) - 1, len(s.history)):
             states.append(_next_state(states[-1], s.history[position]))
-        return states[1:]
+        guessed = [states[-1]]
+        for token_id in _drafts(s):
+            guessed.append(_next_state(guessed[-1], token_id))
+        return states[1:] + guessed[1:]
 
     def _sample(self, s: ScheduledSequence) -> tuple[TokenOutput, ...]:
-        outputs = []
+        outputs: list[TokenOutput] = []
         state = self._states_of(s)[len(s.history) - 1]
-        for i in range(self.num_tokens):
-            if self._next_token is not None:
-                token_id = self._next_token(s)
-            elif self._script is not None:
-                position = len(s.history) - s.num_prompt_tokens + i
-                token_id = self._script[min(position, len(self._script) - 1)]
-            else:
-                token_id = _token_of(state, self.vocab_size)
-            state = _next_state(state, token_id)
-            top = tuple(((token_id + k) % self.vocab_size, -0.5 - k) for k in range(s.sampling.top_n_tokens))
-            outputs.append(TokenOutput(token_id, -0.5, top))
+        drafts = _drafts(s)
+        while len(outputs) <= len(drafts) and _num_equal(drafts, outputs) == len(outputs):
+            for _ in range(self.num_tokens):
+                token_id = self._choose(s, len(outputs), state)
+                state = _next_state(state, token_id)
+                top = tuple(((token_id + k) % self.vocab_size, -0.5 - k) for k in range(s.sampling.top_n_tokens))
+                outputs.append(TokenOutput(token_id, -0.5, top))
         return tuple(outputs)
+
+    def _choose(self, s: ScheduledSequence, i: int, state: int) -> int:
+        """The i-th token after the history."""
+        if self._next_token is not None:
+            return self._next_token(s)
+        if self._script is not None:
+            position = len(s.history) - s.num_prompt_tokens + i
+            return self._script[min(position, len(self._script) - 1)]
+        return _token_of(state, self.vocab_size)
+
+
+def _drafts(s: ScheduledSequence) -> list[int]:
+    return list(s.token_ids[len(s.token_ids) - s.num_draft_tokens :])
+
+
+def _num_equal(drafts: Seq[int], tokens: Seq[TokenOutput]) -> int:
+    pairs = zip(drafts, tokens, strict=False)
+    return next((i for i, (draft, token) in enumerate(pairs) if draft != token.token_id), min(len(drafts), len(tokens)))
 
 
 class MemoryMismatch(AssertionError):

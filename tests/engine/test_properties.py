@@ -26,6 +26,8 @@ class World:
     requests: dict[int, Request] = field(default_factory=dict)
     outputs: dict[int, list[RequestOutput]] = field(default_factory=dict)
     aborted: set[int] = field(default_factory=set)
+    num_drafts: int = 0
+    num_accepted: int = 0
 
     def __post_init__(self) -> None:
         self.random = rng = random.Random(self.seed)
@@ -37,6 +39,9 @@ class World:
             max_batch_prefill_tokens=rng.randint(1, 30),
             max_chunk_tokens=rng.choice([None, None, 1, 3, 7]),
             enable_prefix_caching=rng.random() < 0.85,
+            num_speculative_tokens=rng.choice([0, 0, 1, 2, 5]),
+            max_speculative_step_tokens=rng.choice([2, 6, 30]),
+            has_draft_model=rng.random() < 0.5,
             prefill_chunking=rng.random() < 0.75,
             waiting_served_ratio=rng.choice([0.0, 0.3, 1.2, 5.0]),
             max_waiting_tokens=rng.choice([0, 1, 20]),
@@ -47,6 +52,7 @@ class World:
             block_size=block_size,
             vocab_size=VOCAB_SIZE,
             num_tokens=rng.choice([1, 1, 1, 2, 3]),
+            guess=self.guess,
             fails=self.fails,
             spoils=lambda s: self.random.random() < self.spoil_rate,
         )
@@ -58,6 +64,13 @@ class World:
 
     def fails(self, s: ScheduledSequence) -> bool:
         return CULPRIT in s.history[: s.num_prompt_tokens]
+
+    def guess(self, s: ScheduledSequence, i: int) -> int:
+        """A draft model that is right three times of four."""
+        if self.random.random() < 0.25:
+            return self.random.randrange(VOCAB_SIZE)
+        encoder = s.encoder.token_ids if s.encoder else None
+        return expected_tokens(s.history, i + 1, encoder=encoder, vocab_size=VOCAB_SIZE)[-1]
 
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         """The runner's place, where aborts arrive between ``schedule`` and ``update``."""
@@ -103,6 +116,8 @@ class World:
     def step(self) -> None:
         step = self.engine.step()
         self.engine.scheduler.check_invariants()
+        self.num_drafts += step.stats.num_draft_tokens if step else 0
+        self.num_accepted += step.stats.num_accepted_tokens if step else 0
         for output in step.outputs if step else ():
             assert not self.is_ended(output.request_id), "an output came after the last one"
             self.outputs[output.request_id].append(output)
@@ -181,9 +196,11 @@ def test_every_request_ends_once_with_its_own_tokens(first_seed: int) -> None:
 
 def test_the_worlds_are_not_tame() -> None:
     """What the property test claims to cover does happen in it."""
-    preemptions = cached = errors = encoder_hits = 0
+    preemptions = cached = errors = encoder_hits = guessed = accepted = 0
     for world in worlds(20, 0):
         world.run(num_requests=40)
+        guessed += world.num_drafts
+        accepted += world.num_accepted
         errors += sum(bool(out and out[-1].error) for out in world.outputs.values())
         cached += sum(out[0].num_cached_tokens for out in world.outputs.values() if out)
         batches = world.runner.batches
@@ -194,4 +211,4 @@ def test_the_worlds_are_not_tame() -> None:
         )
         starts = [s.seq_id for batch in batches for s in batch.sequences if s.num_computed_tokens == 0]
         preemptions += len(starts) - len(set(starts))
-    assert min(preemptions, cached, errors, encoder_hits) > 20
+    assert min(preemptions, cached, errors, encoder_hits, accepted, guessed - accepted) > 20

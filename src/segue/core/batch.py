@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from segue.core.output import TokenOutput
 from segue.core.request import SamplingParams
 
-__all__ = ["EncoderInput", "ScheduledBatch", "ScheduledSequence", "StepOutput"]
+__all__ = ["EncoderInput", "ScheduledBatch", "ScheduledSequence", "Speculated", "StepOutput"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +34,11 @@ class ScheduledSequence:
 
     seq_id: int
     token_ids: Seq[int]
-    """[num_scheduled_tokens], at least one; 1 = decode, more = prefill chunk (or a speculative draft)."""
+    """[num_scheduled_tokens], at least one; 1 = decode, more = prefill chunk, or a decode with guesses behind it."""
     num_computed_tokens: int
     """Tokens whose K/V is in the blocks already."""
     block_table: Seq[int]
-    """Covers ``num_computed_tokens + len(token_ids)`` slots; may be longer."""
+    """Covers ``num_computed_tokens + len(token_ids) + num_draft_slots`` slots; may be longer."""
     sampling: SamplingParams
     needs_token: bool
     """False for a prefill chunk that is not the last: nothing is sampled."""
@@ -48,6 +48,11 @@ class ScheduledSequence:
     seed: int
     """Unsigned 64 bits; with the token's position it fixes the random number, whatever else is in the batch."""
     encoder: EncoderInput | None = None
+    num_draft_tokens: int = 0
+    """So many at the end of ``token_ids`` are guesses, not in ``history``: a token is sampled after the last certain
+    one and after each guess, and taken as long as all guesses before it came true."""
+    num_draft_slots: int = 0
+    """So many tokens may the runner's draft model guess besides; only where ``num_draft_tokens`` is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +68,21 @@ class ScheduledBatch:
         return sum(len(s.token_ids) for s in self.sequences)
 
 
+@dataclass(frozen=True, slots=True)
+class Speculated:
+    """What became of one sequence's guesses in a step."""
+
+    num_drafts: int
+    num_accepted: int
+    """The first so many came true: their K/V stand."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
     tokens: dict[int, tuple[TokenOutput, ...]]
     """seq_id → sampled tokens, for each sequence with ``needs_token`` that is not in ``errors``."""
+    speculated: dict[int, Speculated] = field(default_factory=dict)
+    """seq_id → for each sequence in ``tokens`` that had guesses, the engine's or the draft model's."""
     errors: dict[int, str] = field(default_factory=dict)
     """seq_id → why this sequence alone failed (e.g. its logits are not finite); the others' results stand."""
     prompt_logprobs: dict[int, Seq[float]] = field(default_factory=dict)

@@ -60,6 +60,10 @@ class StepStats:
     """Tokens looked up in the caches in this step."""
     num_preemptions: int = 0
     """Sequences preempted in this step."""
+    num_draft_tokens: int = 0
+    """Guesses verified in this step."""
+    num_accepted_tokens: int = 0
+    """Guesses that came true."""
     concat_reason: str | None = None
     """Without prefill chunking, where new sequences joined running ones: why, in TGI's words."""
     num_running_tokens: int = 0

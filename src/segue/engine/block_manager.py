@@ -98,6 +98,25 @@ class BlockManager:
             self._register(seq, num_tokens // self.block_size)
         return True
 
+    def reserve(self, seq: Sequence, num_tokens: int) -> int:
+        """Make ``block_table`` cover ``num_tokens``, or what there are blocks for; returns how many.
+
+        Nothing is registered: what will stand in these slots is not certain.
+        """
+        missing = min(self.num_blocks_for(num_tokens) - len(seq.block_table), self._pool.num_free)
+        if missing > 0:
+            seq.block_table += self._pool.take(missing)
+        return min(num_tokens, len(seq.block_table) * self.block_size)
+
+    def settle(self, seq: Sequence) -> None:
+        """After a step with reserved slots: register the blocks that computed tokens fill, take the others back."""
+        if seq.uses_cache and seq.num_computed_tokens // self.block_size > seq.num_registered_blocks:
+            self._register(seq, seq.num_computed_tokens // self.block_size)
+        num_blocks = self.num_blocks_for(seq.num_computed_tokens)
+        if num_blocks < len(seq.block_table):
+            self._pool.release(seq.block_table[num_blocks:])
+            seq.block_table = seq.block_table[:num_blocks]
+
     def free(self, seq: Sequence) -> None:
         """Take back all that the sequence holds; what is registered stays hittable until it is reused."""
         self._pool.release(seq.block_table)

@@ -6,6 +6,8 @@ from segue.core.errors import ConfigError
 
 __all__ = ["EngineConfig"]
 
+_MAY_BE_0 = ("waiting_served_ratio", "max_waiting_tokens", "num_speculative_tokens")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
@@ -28,6 +30,12 @@ class EngineConfig:
     """Without chunking: prompts come in when so many wait for each running sequence, …"""
     max_waiting_tokens: int = 20
     """… or after so many steps of decoding."""
+    num_speculative_tokens: int = 0
+    """Most tokens to guess of one sequence in a step; 0: no speculation."""
+    max_speculative_step_tokens: int = 128
+    """A step of more tokens holds no guesses: there, verifying them costs more than they save."""
+    has_draft_model: bool = False
+    """The runner guesses, by a model of its own; else past tokens are looked up."""
     enable_prefix_caching: bool = True
     """Reuse the blocks of equal prefixes and of equal encoder inputs."""
     long_prompt_boundary: int | None = None
@@ -37,6 +45,6 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("waiting_served_ratio", "max_waiting_tokens") else 1
+            least = 0 if field.name in _MAY_BE_0 else 1
             if value is not None and value < least and not isinstance(value, bool):
                 raise ConfigError(f"{field.name} must be at least {least}, not {value}")

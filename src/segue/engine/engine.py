@@ -119,6 +119,8 @@ class Engine:
             num_queried_tokens=counts.num_queried_tokens,
             num_preemptions=counts.num_preemptions,
             concat_reason=counts.concat_reason,
+            num_draft_tokens=counts.num_draft_tokens,
+            num_accepted_tokens=counts.num_accepted_tokens,
             num_running_tokens=scheduler.num_running_tokens,
             step_s=step_s,
             forward_s=self._forward_s,

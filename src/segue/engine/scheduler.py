@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from segue.core.batch import ScheduledBatch, ScheduledSequence, StepOutput
+from segue.core.batch import ScheduledBatch, ScheduledSequence, Speculated, StepOutput
 from segue.core.output import FinishReason, RequestOutput, TokenOutput
 from segue.core.request import Request
 from segue.engine.block_manager import BlockManager, Match
@@ -25,6 +25,7 @@ from segue.engine.config import EngineConfig
 from segue.engine.grammars import Grammars
 from segue.engine.prefill_policy import PrefillPolicy
 from segue.engine.sequence import EncoderBlocks, Sequence, SequenceStatus
+from segue.engine.speculation import Speculator
 
 __all__ = ["Scheduler", "StepCounts"]
 
@@ -42,6 +43,8 @@ class StepCounts:
     num_queried_tokens: int = 0
     num_preemptions: int = 0
     concat_reason: str | None = None
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 class Scheduler:
@@ -72,6 +75,7 @@ class Scheduler:
         self._seq_ids = itertools.count()
         self._max_chunk = config.max_chunk_tokens or config.max_batch_prefill_tokens
         self._policy = _policy(config)
+        self._speculator = Speculator(config, self.blocks)
         # Admission leaves a little memory to the sequences that already run, or they would soon preempt the new one.
         # Tokens computed twice with a full pool: 2 % (a spare of 1 %: 8 %, none: 21 %; tests/engine/bench_engine.py).
         self._num_spare_blocks = max(1, config.num_blocks // 32)
@@ -139,7 +143,8 @@ class Scheduler:
             assert len(self.running) + len(self.waiting) == 0, "work is left but none of it fits"
             return None
         self._count(decodes, prefills)
-        return ScheduledBatch(sequences=decodes + prefills, num_decode_sequences=len(decodes))
+        speculating = self._speculator.extend(decodes, prefills, self._in_flight)
+        return ScheduledBatch(sequences=decodes + speculating + prefills, num_decode_sequences=len(decodes))
 
     def update(self, batch: ScheduledBatch, output: StepOutput) -> list[RequestOutput]:
         """Take in the result of ``batch``, which is the scheduled one or a part of it."""
@@ -157,10 +162,12 @@ class Scheduler:
                 self._finish(seq)
                 outputs.append(RequestOutput(request_id=seq.request.request_id, error=reason))
                 continue
-            seq.num_computed_tokens += len(scheduled.token_ids)
+            seq.num_computed_tokens += len(scheduled.token_ids) - scheduled.num_draft_tokens
             if seq.request.sampling.prompt_logprobs and not seq.has_output:
                 seq.prompt_logprobs.extend(output.prompt_logprobs.get(seq.seq_id, ()))
             if scheduled.needs_token:
+                if scheduled.num_draft_tokens or scheduled.num_draft_slots:
+                    self._speculated(seq, output.speculated.get(seq.seq_id, Speculated(0, 0)))
                 outputs.append(self._accept(seq, output.tokens.get(seq.seq_id, ())))
         return outputs
 
@@ -339,6 +346,14 @@ class Scheduler:
                 counts.num_prefill_tokens += len(scheduled.encoder.token_ids)
         counts.num_scheduled_tokens = len(decodes) + counts.num_prefill_tokens
 
+    def _speculated(self, seq: Sequence, speculated: Speculated) -> None:
+        """Before its tokens are accepted: the K/V of guesses that came true count as computed."""
+        self._speculator.learn(seq, speculated)
+        self.counts.num_scheduled_tokens += speculated.num_drafts
+        self.counts.num_draft_tokens += speculated.num_drafts
+        self.counts.num_accepted_tokens += speculated.num_accepted
+        seq.num_computed_tokens += speculated.num_accepted
+
     def _accept(self, seq: Sequence, tokens: tuple[TokenOutput, ...]) -> RequestOutput:
         """Append what was sampled, up to the first token that ends the sequence."""
         request_id = seq.request.request_id
@@ -356,8 +371,12 @@ class Scheduler:
                 finish_reason = FinishReason.EOS_TOKEN
             if finish_reason is not None:
                 tokens = tokens[:i]
-                self._finish(seq)
                 break
+        if seq.drafting is not None:
+            seq.num_computed_tokens = min(seq.num_computed_tokens, len(seq.token_ids))
+            self.blocks.settle(seq)
+        if finish_reason is not None:
+            self._finish(seq)
         if seq.has_output:
             return RequestOutput(request_id=request_id, tokens=tokens, finish_reason=finish_reason)
         return self._first_output(seq, tokens, finish_reason)

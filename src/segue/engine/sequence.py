@@ -3,10 +3,14 @@
 import secrets
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from segue.core.batch import EncoderInput
 from segue.core.request import Request
 from segue.engine.grammars import PreparedGrammar
+
+if TYPE_CHECKING:
+    from segue.engine.speculation import Drafting
 
 __all__ = ["EncoderBlocks", "Sequence", "SequenceStatus"]
 
@@ -63,6 +67,8 @@ class Sequence:
     has_output: bool = False
     grammar: PreparedGrammar | None = None
     """Of a request with a grammar; held until the end, so that it stays compiled."""
+    drafting: "Drafting | None" = None
+    """What speculation knows of it; None before its first guess."""
     prompt_logprobs: list[float] = field(default_factory=list)
     """Of prompt positions ``1 … num_computed_tokens``, until they are sent with the first token."""
 

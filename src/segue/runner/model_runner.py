@@ -4,21 +4,23 @@ The runner keeps nothing of a sequence between steps but its K/V in the pool, an
 preempting or finishing one needs no word to it. It knows no request, no scheduler and no text.
 """
 
+import itertools
 import time
 from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor
 
-from segue.core.batch import ScheduledBatch, ScheduledSequence, StepOutput
+from segue.core.batch import ScheduledBatch, ScheduledSequence, Speculated, StepOutput
 from segue.core.errors import GenerationError
 from segue.core.output import TokenOutput
 from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.input_batch import KVCaches, encoder_batch, input_batch
+from segue.runner.verification import sampling_rows, verify
 from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.sampling.logprobs import prompt_logprobs
-from segue.sampling.sampler import Sampler, SamplingRow
+from segue.sampling.sampler import Sampler
 
 __all__ = ["ModelRunner"]
 
@@ -49,15 +51,17 @@ class ModelRunner:
         inputs = input_batch(batch, self.kv_caches, self.block_size, self.device, self.model.long_prompt_boundary)
         hidden = self.model(inputs.input_ids, inputs.positions, inputs.ctx)
         sampled = [(i, s) for i, s in enumerate(batch.sequences) if s.needs_token]
-        logits = self._logits(hidden, inputs.ctx, [i for i, _ in sampled]) if sampled else None
+        logits = self._logits(hidden, inputs.ctx, sampled) if sampled else None
         scored, errors = self._score_prompts(batch.sequences, hidden, inputs.ctx)
         forwarded = time.perf_counter()
         tokens: dict[int, tuple[TokenOutput, ...]] = {}
+        speculated: dict[int, Speculated] = {}
         if logits is not None:
-            tokens, sampling_errors = self._sample(logits, [s for _, s in sampled])
+            tokens, speculated, sampling_errors = self._sample(logits, [s for _, s in sampled])
             errors.update(sampling_errors)
         return StepOutput(
             tokens=tokens,
+            speculated=speculated,
             errors=errors,
             prompt_logprobs=scored,
             forward_s=forwarded - started,
@@ -71,37 +75,39 @@ class ModelRunner:
             inputs = encoder_batch(encoding, self.kv_caches, self.block_size, self.device)
             self.model.encode(inputs.input_ids, inputs.positions, inputs.ctx)
 
-    def _logits(self, hidden: Tensor, ctx: ForwardContext, sequences: Seq[int]) -> Tensor:
-        """Logits [len(sequences), vocab] after the last token of each sequence."""
+    def _logits(self, hidden: Tensor, ctx: ForwardContext, sampled: Seq[tuple[int, ScheduledSequence]]) -> Tensor:
+        """Logits [num_rows, vocab] after the last certain token of each sequence and after its guesses."""
         starts = ctx.attention.query_starts
-        rows = [starts[i + 1] - 1 for i in sequences]
+        rows = [row for i, s in sampled for row in range(starts[i + 1] - 1 - s.num_draft_tokens, starts[i + 1])]
         if len(rows) != hidden.shape[0]:
             hidden = hidden[torch.tensor(rows, device=self.device)]
         return self.model.compute_logits(hidden)
 
     def _sample(
         self, logits: Tensor, sequences: Seq[ScheduledSequence]
-    ) -> tuple[dict[int, tuple[TokenOutput, ...]], dict[int, str]]:
-        rows = [
-            SamplingRow(
-                params=s.sampling,
-                history=s.history,
-                seed=s.seed,
-                position=len(s.history),
-                num_prompt_tokens=s.num_prompt_tokens,
-                seq_id=s.seq_id,
-            )
-            for s in sequences
-        ]
+    ) -> tuple[dict[int, tuple[TokenOutput, ...]], dict[int, Speculated], dict[int, str]]:
+        """Tokens, what became of guesses, and errors, by ``seq_id``."""
+        rows = [sampling_rows(s) for s in sequences]
+        results = iter(self.sampler.sample(logits, [row for each in rows for row in each]))
         tokens: dict[int, tuple[TokenOutput, ...]] = {}
+        speculated: dict[int, Speculated] = {}
         errors: dict[int, str] = {}
-        for sequence, row, result in zip(sequences, rows, self.sampler.sample(logits, rows), strict=True):
-            if isinstance(result, GenerationError):
-                errors[sequence.seq_id] = self.sampler.grammar_error(row) or result.reason
-                self._wipe(sequence)
+        for s, places in zip(sequences, rows, strict=True):
+            sampled = list(itertools.islice(results, len(places)))
+            verdict = verify(
+                s.token_ids[len(s.token_ids) - s.num_draft_tokens :], places, sampled, self.sampler.forced_after
+            )
+            if any(isinstance(result, GenerationError) for result in sampled):
+                self._wipe(s)
+            if verdict.tokens:
+                tokens[s.seq_id] = verdict.tokens
+                if s.num_draft_tokens:
+                    speculated[s.seq_id] = Speculated(s.num_draft_tokens, verdict.num_accepted)
             else:
-                tokens[sequence.seq_id] = (result, *self.sampler.forced_after(row, result))
-        return tokens, errors
+                assert verdict.failure is not None
+                row, error = verdict.failure
+                errors[s.seq_id] = self.sampler.grammar_error(row) or error.reason
+        return tokens, speculated, errors
 
     def _wipe(self, sequence: ScheduledSequence) -> None:
         """Replace what is not finite in a failed sequence's blocks: padding is read before it is masked, and NaN would

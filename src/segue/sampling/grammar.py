@@ -5,6 +5,7 @@ sequence's history, and what is missing is replayed from there. So preemption, a
 need no word to it.
 """
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,16 @@ class _State:
     is_complete: bool = False
     """An end token came, and the sequence goes on all the same (``ignore_eos``): nothing is masked any more."""
 
+    def go_back_to(self, output: list[int]) -> bool:
+        """Undo what ``output`` does not begin with. False: it cannot be undone."""
+        num_surplus = len(self.consumed) - _num_common(self.consumed, output)
+        if num_surplus == 0:
+            return True
+        if self.matcher.is_error() or not self.matcher.rollback(num_surplus):
+            return False
+        del self.consumed[-num_surplus:]
+        return True
+
 
 class GrammarStates:
     """The matchers of the sequences that follow a grammar."""
@@ -45,24 +56,16 @@ class GrammarStates:
     def masks(self, rows: Sequence[SamplingRow]) -> Tensor:
         """[len(rows), words] int32 on the CPU; bit ``i % 32`` of word ``i // 32`` is set where token ``i`` may follow.
 
-        Every row has a grammar. Where the grammar leaves no choice, only the token that spells it best is allowed. A
-        row whose grammar has failed allows nothing; ``error`` says why.
+        Every row has a grammar; those of one sequence, after each of its guesses, follow each other. Where the grammar
+        leaves no choice, only the token that spells it best is allowed. A row whose grammar has failed allows nothing;
+        ``error`` says why.
         """
         masks = torch.full((len(rows), self._compiler.num_mask_words), -1, dtype=torch.int32)
-        wanted: list[tuple[LLMatcher, int]] = []
-        for i, row in enumerate(rows):
-            state = self._at(row)
-            if state.is_complete:
-                continue
-            if state.matcher.is_error():
-                masks[i] = 0
-                continue
-            forced = state.matcher.compute_ff_tokens()
-            if forced:
-                _allow_only(masks[i], forced[0])
-            else:
-                wanted.append((state.matcher, i))
-        self._fill(masks, wanted)
+        places = _places(rows)
+        while places:
+            self._fill_masks(masks, [(i, rows[i]) for i, _ in places])
+            # A guess that the grammar does not allow is not chosen: what stands behind it is never asked for.
+            places = [(i + 1, end) for i, end in places if i + 1 < end and _allows(masks[i], rows[i + 1].history[-1])]
         while len(self._states) > max(MIN_STATES, 2 * len(rows)):
             self._states.popitem(last=False)
         return masks
@@ -96,27 +99,39 @@ class GrammarStates:
         return "grammar: " + " ".join(state.matcher.get_error().replace("<non-verbose/>", "").split())
 
     def _at(self, row: SamplingRow) -> _State:
-        """The state of ``row`` after its history."""
-        grammar, start = row.params.grammar, row.num_prompt_tokens
+        """The state of ``row`` after its history: it goes on with what is new, and back over guesses that failed."""
+        grammar, output = row.params.grammar, list(row.history[row.num_prompt_tokens :])
         assert grammar is not None
         state = self._states.get(row.seq_id)
-        if state is None or state.grammar != grammar or not _begins_with(row.history, start, state.consumed):
+        if state is None or state.grammar != grammar or not state.go_back_to(output):
             compiled = self._compiler.prepare(grammar)
             assert compiled.is_ready, "the scheduler held the sequence until its grammar was compiled"
             state = self._states[row.seq_id] = _State(grammar, compiled.matcher())
         self._states.move_to_end(row.seq_id)
-        if state.is_complete:
-            return state
-        fresh = list(row.history[start + len(state.consumed) :])
+        fresh = output[len(state.consumed) :]
+        end = next((i for i, token_id in enumerate(fresh) if token_id in self._compiler.eos_token_ids), None)
+        state.is_complete = end is not None
+        fresh = fresh[:end]
         if fresh:
-            ends = [i for i, token_id in enumerate(fresh) if token_id in self._compiler.eos_token_ids]
-            state.is_complete = bool(ends)
-            fresh = fresh[: ends[0]] if ends else fresh
             state.consumed += fresh
             state.matcher.consume_tokens(fresh)
         return state
 
-    def _fill(self, masks: Tensor, wanted: list[tuple[LLMatcher, int]]) -> None:
+    def _fill_masks(self, masks: Tensor, rows: Sequence[tuple[int, SamplingRow]]) -> None:
+        """``rows``: (place in ``masks``, row), of different sequences."""
+        wanted: list[tuple[LLMatcher, int]] = []
+        for i, row in rows:
+            state = self._at(row)
+            if state.is_complete:
+                continue
+            if state.matcher.is_error():
+                masks[i] = 0
+                continue
+            forced = state.matcher.compute_ff_tokens()
+            if forced:
+                _allow_only(masks[i], forced[0])
+            else:
+                wanted.append((state.matcher, i))
         num_bytes = masks.shape[1] * masks.element_size()
         if len(wanted) == 1:
             [(matcher, i)] = wanted
@@ -129,8 +144,26 @@ class GrammarStates:
                 masks[i] = 0
 
 
-def _begins_with(history: Sequence[int], start: int, tokens: list[int]) -> bool:
-    return list(history[start : start + len(tokens)]) == tokens
+def _places(rows: Sequence[SamplingRow]) -> list[tuple[int, int]]:
+    """(first row, row after the last) of each sequence."""
+    starts = [i for i, row in enumerate(rows) if i == 0 or not _follows(row, rows[i - 1])]
+    return list(zip(starts, [*starts[1:], len(rows)], strict=True))
+
+
+def _follows(row: SamplingRow, before: SamplingRow) -> bool:
+    return row.seq_id == before.seq_id and row.position == before.position + 1
+
+
+def _num_common(a: list[int], b: list[int]) -> int:
+    """Length of the common prefix; where one is the other's beginning, by one comparison."""
+    shorter = min(len(a), len(b))
+    if a[:shorter] == b[:shorter]:
+        return shorter
+    return bisect_left(range(shorter), True, key=lambda i: a[: i + 1] != b[: i + 1])
+
+
+def _allows(mask: Tensor, token_id: int) -> bool:
+    return bool(int(mask[token_id // 32]) >> (token_id % 32) & 1)
 
 
 def _allow_only(mask: Tensor, token_id: int) -> None:
