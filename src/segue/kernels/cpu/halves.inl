@@ -8,7 +8,7 @@ namespace segue::SEGUE_ISA {
 
 SEGUE_INLINE f32x16 from_f16(const uint16_t* from) {
 #if defined(__AVX512F__)
-    return bits_of<f32x16>(_mm512_cvtph_ps(load<__m256i>(from)));
+    return bits_of<f32x16>(_mm512_maskz_cvtph_ps(0xffff, load<__m256i>(from)));
 #elif defined(__F16C__)
     __m256 halves[2] = {_mm256_cvtph_ps(load<__m128i>(from)), _mm256_cvtph_ps(load<__m128i>(from + 8))};
     return load<f32x16>(halves);
@@ -24,7 +24,7 @@ SEGUE_INLINE f32x16 from_f16(const uint16_t* from) {
 
 SEGUE_INLINE void store_f16(uint16_t* to, f32x16 x) {
 #if defined(__AVX512F__)
-    store(to, _mm512_cvtps_ph(bits_of<__m512>(x), _MM_FROUND_TO_NEAREST_INT));
+    store(to, _mm512_maskz_cvtps_ph(0xffff, bits_of<__m512>(x), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
     __m256 halves[2];
     store(halves, x);
