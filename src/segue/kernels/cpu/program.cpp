@@ -1,0 +1,240 @@
+#include "program.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <new>
+
+#include "team.h"
+
+namespace segue {
+namespace {
+
+constexpr size_t alignment = 64;
+
+template <class T>
+std::unique_ptr<T, void (*)(void*)> aligned(size_t bytes) {
+    void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+    if (memory == nullptr) throw std::bad_alloc();
+    return {static_cast<T*>(memory), std::free};
+}
+
+// The sequences that have rows in [begin, end), seen from that tile.
+struct Part {
+    int64_t first = 0;
+    std::vector<int64_t> query_starts, kv_lens;
+
+    Part(const Sequences& all, int64_t begin, int64_t end, bool causal) {
+        while (first < all.count && all.query_starts[first + 1] <= begin) ++first;
+        query_starts.push_back(0);
+        for (int64_t i = first; i < all.count && all.query_starts[i] < end; ++i) {
+            int64_t last = all.query_starts[i + 1];
+            query_starts.push_back(std::min(last, end) - begin);
+            kv_lens.push_back(all.kv_lens[i] - (causal ? std::max<int64_t>(last - end, 0) : 0));
+        }
+    }
+
+    Sequences view(const Sequences& all) const {
+        const int64_t* tables = all.block_tables ? all.block_tables + first * all.table_width : nullptr;
+        return {static_cast<int64_t>(kv_lens.size()), query_starts.data(), kv_lens.data(), tables, all.table_width};
+    }
+};
+
+}  // namespace
+
+struct Program::Tile {
+    int64_t begin, rows;
+    Part self, cross;
+
+    Tile(const Inputs& inputs, int64_t begin, int64_t end)
+        : begin(begin), rows(end - begin), self(inputs.self, begin, end, true), cross(inputs.cross, begin, end, false) {}
+};
+
+Program::Program(std::vector<int64_t> widths, int64_t tile_rows, bool whole_sequences)
+    : widths_(std::move(widths)),
+      tile_rows_(tile_rows),
+      whole_sequences_(whole_sequences),
+      arena_(nullptr, std::free),
+      scratch_(nullptr, std::free) {
+    for (int64_t width : widths_) {
+        offsets_.push_back(total_width_);
+        total_width_ += width;
+    }
+}
+
+std::vector<Program::Tile> Program::tiles_of(const Inputs& inputs) const {
+    std::vector<Tile> tiles;
+    for (int64_t begin = 0, end; begin < inputs.rows; begin = end) {
+        end = std::min(begin + tile_rows_, inputs.rows);
+        if (whole_sequences_) {
+            const int64_t* starts = inputs.self.query_starts;
+            const int64_t* next = std::upper_bound(starts, starts + inputs.self.count + 1, end);
+            end = next[-1] > begin ? next[-1] : *next;  // one sequence longer than a tile is a tile
+        }
+        tiles.emplace_back(inputs, begin, end);
+    }
+    return tiles;
+}
+
+size_t Program::scratch_bytes(const Tile& tile) const {
+    size_t most = 0;
+    int threads = Team::get().size();
+    for (const Step& step : steps_) {
+        if (auto* linear = std::get_if<LinearStep>(&step)) {
+            most = std::max(most, linear_scratch_bytes(*linear->weight, tile.rows));
+        } else if (auto* attention = std::get_if<AttentionStep>(&step)) {
+            const Part& part = attention->what == Attends::cross ? tile.cross : tile.self;
+            most = std::max(most, attention_scratch_bytes(attention->spec, part.view({}), threads));
+        }
+    }
+    return most;
+}
+
+void Program::reserve(const std::vector<Tile>& tiles) {
+    int64_t rows = 0;
+    size_t scratch = 0;
+    for (const Tile& tile : tiles) {
+        rows = std::max(rows, tile.rows);
+        scratch = std::max(scratch, scratch_bytes(tile));
+    }
+    if (rows > arena_rows_) {
+        arena_ = aligned<float>(sizeof(float) * static_cast<size_t>(rows * total_width_));
+        arena_rows_ = rows;
+    }
+    if (scratch > scratch_size_) {
+        scratch_ = aligned<std::byte>(scratch);
+        scratch_size_ = scratch;
+    }
+}
+
+void Program::run(const Inputs& inputs) {
+    std::vector<Tile> tiles = tiles_of(inputs);
+    reserve(tiles);
+    if (profiling) times_.resize(steps_.size());
+    Team::get().run([&](const Slice& slice) {
+        for (const Tile& tile : tiles) run_tile(inputs, tile, slice);
+    });
+}
+
+void Program::run_tile(const Inputs& inputs, const Tile& tile, const Slice& slice) {
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point before = Clock::now();
+    for (size_t i = 0; i < steps_.size(); ++i) {
+        run_step(steps_[i], inputs, tile, slice);
+        slice.barrier();
+        if (profiling && slice.index == 0) {
+            Clock::time_point now = Clock::now();
+            times_[i] += std::chrono::duration<double>(now - before).count();
+            before = now;
+        }
+    }
+}
+
+std::vector<double> Program::take_times() {
+    std::vector<double> taken;
+    taken.swap(times_);
+    return taken;
+}
+
+float* Program::at(const Place& place, const Inputs& inputs, const Tile& tile) const {
+    switch (place.buffer) {
+        case nowhere: return nullptr;
+        // Read only: a step never has it as `out`.
+        case external_input: return const_cast<float*>(inputs.input) + tile.begin * inputs.input_stride + place.column;
+        case external_output: return inputs.output + tile.begin * inputs.output_stride + place.column;
+    }
+    return arena_.get() + offsets_[static_cast<size_t>(place.buffer)] * arena_rows_ + place.column;
+}
+
+int64_t Program::stride(const Place& place, const Inputs& inputs) const {
+    switch (place.buffer) {
+        case nowhere: return 0;
+        case external_input: return inputs.input_stride;
+        case external_output: return inputs.output_stride;
+    }
+    return widths_[static_cast<size_t>(place.buffer)];
+}
+
+void Program::run_step(const Step& step, const Inputs& inputs, const Tile& tile, const Slice& slice) {
+    const Kernels& table = kernels();
+    auto data = [&](const Place& place) { return at(place, inputs, tile); };
+    auto gap = [&](const Place& place) { return stride(place, inputs); };
+
+    struct Visitor {
+        decltype(data)& data;
+        decltype(gap)& gap;
+        const Kernels& table;
+        const Inputs& inputs;
+        const Tile& tile;
+        const Slice& slice;
+        std::byte* scratch;
+
+        void operator()(const LinearStep& s) const {
+            table.linear.run(*s.weight,
+                             {data(s.x), gap(s.x), tile.rows, data(s.out), gap(s.out), data(s.residual),
+                              gap(s.residual), s.scale, s.activation, scratch},
+                             slice);
+        }
+        void operator()(const EmbedStep& s) const {
+            EmbedCall call = s.call;
+            call.ids = (s.ids == Ids::tokens ? inputs.tokens : inputs.positions) + tile.begin;
+            call.rows = tile.rows;
+            call.out = data(s.out);
+            call.out_stride = gap(s.out);
+            table.rows.embed(call, slice);
+        }
+        void operator()(const NormStep& s) const {
+            NormCall call = s.call;
+            call.x = data(s.x);
+            call.x_stride = gap(s.x);
+            call.rows = tile.rows;
+            call.out = data(s.out);
+            call.out_stride = gap(s.out);
+            table.rows.norm(call, slice);
+        }
+        void operator()(const AnglesStep& s) const {
+            AnglesCall call = s.call;
+            call.positions = inputs.positions + tile.begin;
+            call.is_long = inputs.is_long ? inputs.is_long + tile.begin : nullptr;
+            call.rows = tile.rows;
+            call.inverse = s.inverse.data();
+            call.long_inverse = s.long_inverse.data();
+            call.out = data(s.out);
+            table.rows.angles(call, slice);
+        }
+        void operator()(const RotateStep& s) const {
+            RotateCall call = s.call;
+            call.x = data(s.x);
+            call.x_stride = gap(s.x);
+            call.rows = tile.rows;
+            call.angles = data(s.angles);
+            table.rows.rotate(call, slice);
+        }
+        void operator()(const BinaryStep& s) const {
+            const float* b = s.constant ? s.constant : data(s.b);
+            table.rows.binary({data(s.a), b, gap(s.a), s.constant ? 0 : gap(s.b), gap(s.out), tile.rows, s.dim, s.op,
+                               s.scale, data(s.out)},
+                              slice);
+        }
+        void operator()(const ActivateStep& s) const {
+            table.rows.activate({data(s.x), data(s.multiplied), gap(s.x), gap(s.multiplied), gap(s.out), tile.rows,
+                                 s.dim, s.scale, s.soft_cap, s.activation, data(s.out)},
+                                slice);
+        }
+        void operator()(const WriteStep& s) const {
+            table.attention.write({data(s.keys), data(s.values), gap(s.keys), gap(s.values), tile.rows,
+                                   inputs.slots + tile.begin, s.cache},
+                                  slice);
+        }
+        void operator()(const AttentionStep& s) const {
+            bool crosses = s.what == Attends::cross;
+            Sequences sequences = crosses ? tile.cross.view(inputs.cross) : tile.self.view(inputs.self);
+            AttentionCall call{data(s.q), gap(s.q), s.cache,   data(s.k),   data(s.v),  gap(s.k),
+                               gap(s.v),  sequences, s.spec, data(s.out), gap(s.out), scratch};
+            (s.what == Attends::packed ? table.attention.packed : table.attention.paged)(call, slice);
+        }
+    };
+    std::visit(Visitor{data, gap, table, inputs, tile, slice, scratch_.get()}, step);
+}
+
+}  // namespace segue
