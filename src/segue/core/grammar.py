@@ -30,6 +30,8 @@ JSON_OPTIONS: Final[dict[str, Any]] = {"whitespace_flexible": True, "whitespace_
 class Grammar:
     """The whole output matches this."""
 
-    kind: Literal["json_schema", "regex"]
+    kind: Literal["json_schema", "regex", "lark"]
     source: str
-    """A JSON Schema as JSON text, whose order of properties is the output's, or a regular expression."""
+    """A JSON Schema as JSON text, whose order of properties is the output's, or a regular expression, or a grammar in
+    llguidance's dialect of Lark. A grammar may name tokens by their ids (``<[32000]>``), which it must do for added
+    tokens: llguidance does not take those for the text that they stand for."""

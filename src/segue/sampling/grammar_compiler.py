@@ -135,7 +135,9 @@ def _llguidance_source(grammar: Grammar) -> str:
             raise ValueError(f"the regular expression is longer than {MAX_REGEX_CHARS} characters")
         return LLMatcher.grammar_from_regex(grammar.source)
     if len(grammar.source) > MAX_SCHEMA_CHARS:
-        raise ValueError(f"the JSON Schema is longer than {MAX_SCHEMA_CHARS} characters")
+        raise ValueError(f"the grammar is longer than {MAX_SCHEMA_CHARS} characters")
+    if grammar.kind == "lark":
+        return LLMatcher.grammar_from_lark(grammar.source)
     return LLMatcher.grammar_from_json_schema(grammar.source, overrides=JSON_OPTIONS)
 
 
