@@ -23,6 +23,7 @@ from segue.engine.config import EngineConfig
 from segue.engine.engine import Engine
 from segue.engine.handle import RequestStream
 from segue.engine.local import LocalEngine
+from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.server.app import build_app
 from segue.server.state import ServedModel
 from segue.text.chat_template import ChatTemplate
@@ -103,17 +104,23 @@ def fake_server(
     engine: EngineConfig | None = None,
     info: EngineInfo = INFO,
     chat_template: str | None = CHAT_TEMPLATE,
+    has_grammars: bool = False,
     **options: Any,
 ) -> Iterator[LiveServer]:
-    """Without a model: says the prompt again, and fails at "boom". ``options`` are those of ``ServeConfig``."""
+    """Without a model: says the prompt again, and fails at "boom". ``options`` are those of ``ServeConfig``.
+
+    ``has_grammars``: they are compiled, though what the runner says does not follow them.
+    """
     runner = runner or FakeRunner(next_token=echo, fails=is_boom)
     engine_config = engine or EngineConfig(num_blocks=info.num_blocks, block_size=info.block_size)
+    tokenizer = byte_tokenizer(folder)
     model = ServedModel(
         model_id="test/model",
-        tokenizer=byte_tokenizer(folder),
+        tokenizer=tokenizer,
         chat_template=chat_template and ChatTemplate(chat_template, bos_token="<s>", eos_token="</s>"),
     )
-    with _serving(ServeConfig(**options), Engine(engine_config, runner), info, model) as server:
+    compiler = GrammarCompiler(tokenizer.to_json, info.vocab_size, info.eos_token_ids) if has_grammars else None
+    with _serving(ServeConfig(**options), Engine(engine_config, runner, compiler), info, model) as server:
         server.batches = runner.batches
         yield server
 

@@ -10,7 +10,7 @@ from segue.protocol.failures import OpenAIErrorEvent, OpenAIErrorResponse, Typed
 from segue.protocol.tgi import ErrorResponse
 from segue.server.operations import Operation
 
-__all__ = ["openapi_document"]
+__all__ = ["event_type", "openapi_document"]
 
 _TAG = "Text Generation Inference"
 _REF = "#/components/schemas/{model}"
@@ -61,15 +61,15 @@ def openapi_document(operations: Sequence[Operation], version: str) -> dict[str,
 
 
 def _types(operation: Operation) -> tuple[Any, ...]:
-    return operation.request, operation.reply, _event(operation), _error(operation)
+    return operation.request, operation.reply, event_type(operation), _error(operation)
 
 
 def _error(operation: Operation) -> Any:
     return operation.error or (ErrorResponse | OpenAIErrorResponse if operation.is_openai else ErrorResponse)
 
 
-def _event(operation: Operation) -> Any:
-    """An event is part of the answer, or says why there is no more of it."""
+def event_type(operation: Operation) -> Any:
+    """What each event's ``data`` is: part of the answer, or why there is no more of it."""
     if operation.event is None or operation.event is TypedEvent:
         return operation.event
     if operation.is_openai:
@@ -125,7 +125,7 @@ def _success(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
     if operation.reply is not None:
         content["application/json"] = {"schema": by_type[repr(operation.reply)]}
     if operation.event is not None:
-        content["text/event-stream"] = {"schema": by_type[repr(_event(operation))]}
+        content["text/event-stream"] = {"schema": by_type[repr(event_type(operation))]}
     if operation.text:
         content["text/plain"] = {"schema": {"type": "string"}}
     return {"description": operation.summary, **({"content": content} if content else {})}
