@@ -15,7 +15,7 @@ from fakes import FakeRunner
 from serving import CHAT_TEMPLATE, INFO, RunningServer, byte_tokenizer, echo, is_boom
 from starlette.types import ASGIApp
 
-from segue.core.batch import ScheduledBatch
+from segue.core.batch import ScheduledBatch, StepOutput
 from segue.core.config import ServeConfig
 from segue.core.output import EngineInfo
 from segue.core.request import Request
@@ -28,7 +28,7 @@ from segue.server.app import build_app
 from segue.server.state import ServedModel
 from segue.text.chat_template import ChatTemplate
 
-__all__ = ["TIMEOUT_S", "LiveServer", "fake_server", "listening", "model_server"]
+__all__ = ["TIMEOUT_S", "GatedRunner", "LiveServer", "fake_server", "listening", "model_server"]
 
 TIMEOUT_S = 60.0
 """Of one request; far more than is needed on a busy machine."""
@@ -44,6 +44,27 @@ class CountingEngine(LocalEngine):
     def submit(self, request: Request) -> RequestStream:
         self.num_submitted += 1
         return super().submit(request)
+
+
+class GatedRunner(FakeRunner):
+    """Executes nothing while it is held."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._gate = threading.Event()
+        self._gate.set()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._gate.clear()
+        try:
+            yield
+        finally:
+            self._gate.set()
+
+    def execute(self, batch: ScheduledBatch) -> StepOutput:
+        assert self._gate.wait(TIMEOUT_S)
+        return super().execute(batch)
 
 
 @dataclass(kw_only=True)
@@ -76,6 +97,12 @@ class LiveServer(RunningServer):
         lines = httpx.get(f"{self.url}/metrics", timeout=TIMEOUT_S).text.splitlines()
         [value] = [line.rsplit(" ", 1)[1] for line in lines if line.rsplit(" ", 1)[0] == name]
         return float(value)
+
+    async def until_submitted(self, count: int) -> None:
+        """Until the engine was handed so many requests since the server started."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while self.engine.num_submitted < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     async def until_idle(self) -> None:
         """Until nothing runs and no block is held."""
