@@ -1,2 +1,133 @@
+// `PackedLinear` and `linear` in Python. Addresses are integers: a caller that runs hundreds of products a step hands
+// over tensors' data_ptr(), and the wrapper linear.py checks shapes.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/shared_ptr.h>
+
+#include <cstdlib>
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
 #include "bind.h"
-namespace segue { void bind_linear(nanobind::module_&) {} }
+#include "kernels.h"
+#include "pack.h"
+#include "team.h"
+
+namespace nb = nanobind;
+
+namespace segue {
+namespace {
+
+const std::map<std::string, WeightKind> kinds = {
+    {"f32", WeightKind::f32}, {"f16", WeightKind::f16}, {"bf16", WeightKind::bf16}, {"i8", WeightKind::i8},
+    {"i8w", WeightKind::i8w}, {"i4", WeightKind::i4},   {"i4w", WeightKind::i4w},
+};
+
+const std::map<std::string, Activation> activations = {
+    {"none", Activation::none},
+    {"relu", Activation::relu},
+    {"relu2", Activation::relu2},
+    {"relu6", Activation::relu6},
+    {"gelu", Activation::gelu},
+    {"gelu_tanh", Activation::gelu_tanh},
+    {"gelu_10", Activation::gelu_10},
+    {"silu", Activation::silu},
+    {"quick_gelu", Activation::quick_gelu},
+    {"tanh", Activation::tanh},
+    {"sigmoid", Activation::sigmoid},
+    {"mish", Activation::mish},
+};
+
+template <class T>
+T named(const std::map<std::string, T>& names, const std::string& name, const char* what) {
+    auto found = names.find(name);
+    if (found == names.end()) throw std::invalid_argument("unknown " + std::string(what) + " " + name);
+    return found->second;
+}
+
+std::string name_of(WeightKind kind) {
+    for (const auto& entry : kinds)
+        if (entry.second == kind) return entry.first;
+    return "";
+}
+
+template <class T>
+T* pointer(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+WeightKind float_kind(const std::string& name) {
+    WeightKind kind = named(kinds, name, "kind of float");
+    if (kind != WeightKind::f32 && kind != WeightKind::f16 && kind != WeightKind::bf16)
+        throw std::invalid_argument(name + " is no kind of float");
+    return kind;
+}
+
+Packed bind_pack_float(const std::string& kind, uintptr_t weight, const std::string& dtype, int64_t stride, int64_t n,
+                       int64_t k, uintptr_t bias, bool gated) {
+    if (n <= 0 || k <= 0 || (gated && n % 2 != 0)) throw std::invalid_argument("n, k: not the shape of a weight");
+    FloatMatrix matrix{pointer<const void>(weight), float_kind(dtype), stride};
+    WeightKind to = float_kind(kind);
+    nb::gil_scoped_release released;
+    return pack_float(to, matrix, n, k, pointer<const float>(bias), gated);
+}
+
+// Grows and stays: products of one thread follow each other.
+std::byte* scratch_of(size_t num_bytes) {
+    static thread_local struct Scratch {
+        void* memory = nullptr;
+        size_t size = 0;
+        ~Scratch() { std::free(memory); }
+    } scratch;
+    if (scratch.size < num_bytes) {
+        std::free(scratch.memory);
+        scratch.size = (num_bytes + 4095) / 4096 * 4096;
+        scratch.memory = std::aligned_alloc(4096, scratch.size);
+        if (scratch.memory == nullptr) {
+            scratch.size = 0;
+            throw std::bad_alloc();
+        }
+    }
+    return static_cast<std::byte*>(scratch.memory);
+}
+
+void bind_run(const Packed& packed, uintptr_t x, int64_t x_stride, int64_t rows, uintptr_t out, int64_t out_stride,
+              const std::string& activation, uintptr_t residual, int64_t residual_stride, float scale) {
+    LinearCall call{};
+    call.x = pointer<const float>(x);
+    call.x_stride = x_stride;
+    call.rows = rows;
+    call.out = pointer<float>(out);
+    call.out_stride = out_stride;
+    call.residual = pointer<const float>(residual);
+    call.residual_stride = residual_stride;
+    call.scale = scale;
+    call.activation = named(activations, activation, "activation");
+    nb::gil_scoped_release released;
+    call.scratch = scratch_of(linear_scratch_bytes(packed.linear, rows));
+    const LinearKernels& linear = kernels().linear;
+    Team::get().run([&](const Slice& slice) { linear.run(packed.linear, call, slice); });
+}
+
+}  // namespace
+
+void bind_linear(nb::module_& module) {
+    nb::class_<Packed>(module, "PackedLinear")
+        .def_static("pack_float", &bind_pack_float, nb::arg("kind"), nb::arg("weight"), nb::arg("dtype"),
+                    nb::arg("stride"), nb::arg("n"), nb::arg("k"), nb::arg("bias") = 0, nb::arg("gated") = false)
+        .def_prop_ro("kind", [](const Packed& packed) { return name_of(packed.linear.kind); })
+        .def_prop_ro("n", [](const Packed& packed) { return packed.linear.n; })
+        .def_prop_ro("k", [](const Packed& packed) { return packed.linear.k; })
+        .def_prop_ro("group", [](const Packed& packed) { return packed.linear.group; })
+        .def_prop_ro("gated", [](const Packed& packed) { return packed.linear.gated; })
+        .def_prop_ro("num_outputs", [](const Packed& packed) { return packed.linear.outputs(); })
+        .def_prop_ro("num_bytes", [](const Packed& packed) { return packed.num_bytes; });
+    module.def("linear", &bind_run, nb::arg("packed"), nb::arg("x"), nb::arg("x_stride"), nb::arg("rows"),
+               nb::arg("out"), nb::arg("out_stride"), nb::arg("activation") = "none", nb::arg("residual") = 0,
+               nb::arg("residual_stride") = 0, nb::arg("scale") = 1.0f);
+}
+
+}  // namespace segue

@@ -34,20 +34,30 @@ enum class Activation : uint8_t {
     mish,
 };
 
+// Outputs are packed in panels of this many, the last filled up with zeros. A panel is contiguous and holds all of k.
+constexpr int64_t panel_width = 32;
+
 // A weight in the layout that the kernels read front to back. Immutable; shared by whoever runs it.
+// Arrays with an entry an output have panels() * panel_width entries, in the order of the panels.
 struct Linear {
     WeightKind kind;
     int64_t n, k;
     int64_t group;  // inputs a scale; 0: one scale an output
-    // The n outputs are n/2 gates and n/2 ups, laid out so that one panel holds a gate and its up: the result is
-    // act(gate) * up, [rows, n/2].
+    // The n outputs are n/2 gates and n/2 ups: the first half of a panel holds gates, the other their ups, and the
+    // result is act(gate) * up, [rows, n/2].
     bool gated;
+    // Floats: [panels][k][panel_width].
     const std::byte* data;       // owned by `memory`, which may be a mapped file
     const float* scales;
     const float* zeros;          // null: symmetric
     const float* table;          // null, or 16 values that a 4-bit code stands for
-    const float* bias;           // null, or [n] in the order of the unpacked weight
+    const int32_t* sums;         // i8: of each output's weights
+    const float* bias;           // null: none
     std::shared_ptr<const void> memory;
+
+    int64_t outputs() const { return gated ? n / 2 : n; }
+    int64_t panel_outputs() const { return gated ? panel_width / 2 : panel_width; }
+    int64_t panels() const { return (outputs() + panel_outputs() - 1) / panel_outputs(); }
 };
 
 struct LinearCall {

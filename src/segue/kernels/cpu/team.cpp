@@ -49,6 +49,10 @@ std::vector<int> allowed_processors() {
 
 }  // namespace
 
+void Slice::barrier() const {
+    if (team != nullptr) team->barrier();
+}
+
 Team& Team::get() {
     static Team* team = new Team(1);  // never destroyed: its threads may outlive static destructors
     return *team;

@@ -58,8 +58,4 @@ class Team {
     std::condition_variable wake_;
 };
 
-inline void Slice::barrier() const {
-    if (team != nullptr) team->barrier();
-}
-
 }  // namespace segue

@@ -1,0 +1,107 @@
+#include "blob.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace segue {
+namespace {
+
+constexpr char magic[9] = "SegueLin";
+constexpr uint32_t version = 1;
+constexpr size_t alignment = 64, huge_page = size_t{2} << 20;
+
+size_t aligned(size_t size) { return (size + alignment - 1) / alignment * alignment; }
+
+// Large blocks ask for huge pages: a stream of weights then misses the translation cache 512 times less.
+std::shared_ptr<std::byte> allocate(size_t num_bytes) {
+    bool is_large = num_bytes >= huge_page;
+    size_t unit = is_large ? huge_page : alignment;
+    size_t rounded = (num_bytes + unit - 1) / unit * unit;
+    void* memory = std::aligned_alloc(unit, rounded);
+    if (memory == nullptr) throw std::bad_alloc();
+#if defined(__linux__)
+    if (is_large) madvise(memory, rounded, MADV_HUGEPAGE);  // refused: ordinary pages
+#endif
+    std::memset(memory, 0, num_bytes);
+    return {static_cast<std::byte*>(memory), [](std::byte* block) { std::free(block); }};
+}
+
+// Hands out the arrays behind the header in their order.
+class Arrays {
+  public:
+    explicit Arrays(const std::byte* blob) : next_(blob + sizeof(BlobHeader)) {}
+
+    template <class T>
+    const T* take(size_t size) {
+        const std::byte* array = next_;
+        next_ += aligned(size);
+        return size == 0 ? nullptr : reinterpret_cast<const T*>(array);
+    }
+
+  private:
+    const std::byte* next_;
+};
+
+size_t bytes_of(const BlobSizes& sizes) {
+    return sizeof(BlobHeader) + aligned(sizes.data) + aligned(sizes.scales) + aligned(sizes.zeros) +
+           aligned(sizes.sums) + aligned(sizes.table) + aligned(sizes.bias);
+}
+
+Packed view(const std::byte* blob, std::shared_ptr<const void> memory) {
+    BlobHeader header;
+    std::memcpy(&header, blob, sizeof header);
+    Linear linear{};
+    linear.kind = static_cast<WeightKind>(header.kind);
+    linear.n = header.n;
+    linear.k = header.k;
+    linear.group = header.group;
+    linear.gated = header.gated != 0;
+    Arrays arrays(blob);
+    linear.data = arrays.take<std::byte>(header.sizes.data);
+    linear.scales = arrays.take<float>(header.sizes.scales);
+    linear.zeros = arrays.take<float>(header.sizes.zeros);
+    linear.sums = arrays.take<int32_t>(header.sizes.sums);
+    linear.table = arrays.take<float>(header.sizes.table);
+    linear.bias = arrays.take<float>(header.sizes.bias);
+    linear.memory = std::move(memory);
+    return {linear, blob, header.num_bytes};
+}
+
+}  // namespace
+
+Packed new_blob(WeightKind kind, int64_t n, int64_t k, int64_t group, bool gated, const BlobSizes& sizes) {
+    BlobHeader header{};
+    std::memcpy(header.magic, magic, sizeof header.magic);
+    header.version = version;
+    header.kind = static_cast<uint8_t>(kind);
+    header.gated = gated;
+    header.n = n;
+    header.k = k;
+    header.group = group;
+    header.sizes = sizes;
+    header.num_bytes = bytes_of(sizes);
+    std::shared_ptr<std::byte> memory = allocate(header.num_bytes);
+    std::memcpy(memory.get(), &header, sizeof header);
+    return view(memory.get(), memory);
+}
+
+Packed packed_of(const std::byte* bytes, size_t num_bytes, std::shared_ptr<const void> memory) {
+    BlobHeader header;
+    if (num_bytes < sizeof header) throw std::invalid_argument("a packed weight is longer than this");
+    std::memcpy(&header, bytes, sizeof header);
+    if (std::memcmp(header.magic, magic, sizeof header.magic) != 0 || header.version != version)
+        throw std::invalid_argument("not a packed weight of this version");
+    if (header.num_bytes > num_bytes || header.num_bytes != bytes_of(header.sizes))
+        throw std::invalid_argument("a packed weight that is cut off");
+    if (reinterpret_cast<uintptr_t>(bytes) % alignment != 0)
+        throw std::invalid_argument("a packed weight must lie at a multiple of 64 bytes");
+    return view(bytes, std::move(memory));
+}
+
+}  // namespace segue

@@ -1,0 +1,87 @@
+// Shapes of the work: rows in tiles of equal height, tiles in blocks; and what is done to finished sums.
+#pragma once
+
+#include "activations.inl"
+#include "linear.h"
+#include "native.inl"
+
+namespace segue::SEGUE_ISA {
+
+// As many sums as registers hold beside the weights and one activation.
+#if defined(__AVX512F__)
+constexpr int max_tile_rows = 12, tile_columns = 32;
+#elif defined(__AVX2__)
+constexpr int max_tile_rows = 6, tile_columns = 16;
+#else
+constexpr int max_tile_rows = 4, tile_columns = 8;
+#endif
+constexpr int tile_vectors = tile_columns / native_lanes;
+
+constexpr int max_block_rows = 192;
+
+struct Tiles {
+    int height;     // rows of a tile; the last may have fewer
+    int64_t count;  // tiles
+};
+
+static inline Tiles tiles_of(int64_t rows) {
+    int64_t count = (rows + max_tile_rows - 1) / max_tile_rows;
+    return {static_cast<int>((rows + count - 1) / count), count};
+}
+
+// The work of a call in pieces of one panel and a block of tiles; each slice does a contiguous part of them.
+struct Piece {
+    int64_t panel, first_tile;
+    int tiles;
+};
+
+struct Pieces {
+    int64_t panels, tiles, block_tiles;
+
+    int64_t count() const { return panels * ((tiles + block_tiles - 1) / block_tiles); }
+
+    Piece at(int64_t index) const {
+        int64_t first = index / panels * block_tiles;
+        int64_t left = tiles - first;
+        return {index % panels, first, static_cast<int>(left < block_tiles ? left : block_tiles)};
+    }
+};
+
+static inline Pieces pieces_of(const Linear& weight, Tiles tiles) {
+    return {weight.panels(), tiles.count, max_block_rows / tiles.height};
+}
+
+// sums [rows][panel_width] → the outputs of `panel`, for rows from `first` on.
+static __attribute__((noinline)) void finish(
+    const Linear& weight, const LinearCall& call, int64_t panel, int64_t first, int64_t rows, const float* sums) {
+    const int64_t width = weight.panel_outputs(), begin = panel * width;
+    const int64_t left = weight.outputs() - begin, count = left < width ? left : width;
+    const float* bias = weight.bias ? weight.bias + panel * panel_width : nullptr;
+    alignas(64) float result[panel_width];
+    for (int64_t row = first; row < first + rows; ++row, sums += panel_width) {
+        f32x16 v[2];
+        for (int i = 0; i < 2; ++i) {
+            v[i] = load<f32x16>(sums + lanes * i) * call.scale;
+            if (bias) v[i] = v[i] + load<f32x16>(bias + lanes * i);
+        }
+        if (call.activation != Activation::none) {
+            v[0] = activate(call.activation, v[0]);
+            if (!weight.gated) v[1] = activate(call.activation, v[1]);
+        }
+        if (weight.gated) v[0] = v[0] * v[1];
+        float* out = call.out + row * call.out_stride + begin;
+        const float* residual = call.residual ? call.residual + row * call.residual_stride + begin : nullptr;
+        if (count == width) {
+            for (int64_t i = 0; i < width / lanes; ++i) {
+                if (residual) v[i] = v[i] + load<f32x16>(residual + lanes * i);
+                store(out + lanes * i, v[i]);
+            }
+        } else {
+            store(result, v[0]);
+            store(result + lanes, v[1]);
+            for (int64_t i = 0; i < count; ++i) out[i] = residual ? result[i] + residual[i] : result[i];
+        }
+    }
+}
+
+}  // namespace segue::SEGUE_ISA

@@ -1,0 +1,137 @@
+#include "pack.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "blob.h"
+#include "team.h"
+
+namespace segue {
+namespace {
+
+float float_of_bf16(uint16_t bits16) {
+    uint32_t bits = static_cast<uint32_t>(bits16) << 16;
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+float float_of_f16(uint16_t h) {
+    uint32_t magnitude = static_cast<uint32_t>(h & 0x7fff) << 13, bits;
+    float x;
+    std::memcpy(&x, &magnitude, sizeof x);
+    x *= 5.192296859e33f;  // 2^112, the difference of the exponents; makes subnormals normal
+    std::memcpy(&bits, &x, sizeof bits);
+    if ((h & 0x7c00) == 0x7c00) bits = magnitude | 0x7f800000;
+    bits |= static_cast<uint32_t>(h & 0x8000) << 16;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+uint16_t bf16_of(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>((bits >> 16) | 0x40);
+    return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+uint16_t f16_of(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    uint32_t sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);
+    if (magnitude >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);
+    if (magnitude < (113u << 23)) {  // subnormal: adding 0.5 rounds to a multiple of 2^-24
+        float y;
+        std::memcpy(&y, &magnitude, sizeof y);
+        y += 0.5f;
+        std::memcpy(&bits, &y, sizeof bits);
+        return static_cast<uint16_t>(sign | (bits - (126u << 23)));
+    }
+    return static_cast<uint16_t>(sign | ((magnitude + 0xfff + ((magnitude >> 13) & 1) - (112u << 23)) >> 13));
+}
+
+void read_floats(const FloatMatrix& from, int64_t row, int64_t begin, int64_t count, float* to) {
+    int64_t offset = row * from.stride + begin;
+    if (from.kind == WeightKind::f32) {
+        std::memcpy(to, static_cast<const float*>(from.data) + offset, static_cast<size_t>(count) * sizeof *to);
+        return;
+    }
+    const uint16_t* halves = static_cast<const uint16_t*>(from.data) + offset;
+    if (from.kind == WeightKind::bf16)
+        for (int64_t i = 0; i < count; ++i) to[i] = float_of_bf16(halves[i]);
+    else
+        for (int64_t i = 0; i < count; ++i) to[i] = float_of_f16(halves[i]);
+}
+
+template <class T, class Convert>
+void write_transposed(const float (*block)[16], int64_t count, std::byte* to, Convert convert) {
+    T* out = reinterpret_cast<T*>(to);
+    for (int64_t i = 0; i < count; ++i)
+        for (int64_t j = 0; j < panel_width; ++j) out[i * panel_width + j] = convert(block[j][i]);
+}
+
+// The row of the unpacked weight that `lane` of `panel` is; -1: none, it is filled up.
+int64_t row_of(const Linear& linear, int64_t panel, int64_t lane) {
+    int64_t width = linear.panel_outputs(), output = panel * width + lane % width;
+    if (output >= linear.outputs()) return -1;
+    return lane < width ? output : output + linear.outputs();
+}
+
+void pack_float_panel(const Linear& linear, const FloatMatrix& weight, int64_t panel) {
+    const int64_t k = linear.k;
+    const size_t size = linear.kind == WeightKind::f32 ? 4 : 2;
+    std::byte* to = writable(linear.data) + static_cast<size_t>(panel * k * panel_width) * size;
+    float block[panel_width][16] = {};
+    for (int64_t i = 0; i < k; i += 16, to += 16 * panel_width * size) {
+        int64_t count = std::min<int64_t>(16, k - i);
+        for (int64_t lane = 0; lane < panel_width; ++lane) {
+            int64_t row = row_of(linear, panel, lane);
+            if (row >= 0) read_floats(weight, row, i, count, block[lane]);
+        }
+        if (linear.kind == WeightKind::f32)
+            write_transposed<float>(block, count, to, [](float x) { return x; });
+        else if (linear.kind == WeightKind::bf16)
+            write_transposed<uint16_t>(block, count, to, bf16_of);
+        else
+            write_transposed<uint16_t>(block, count, to, f16_of);
+    }
+}
+
+size_t padded_outputs(int64_t n, bool gated) {
+    Linear shape{};
+    shape.n = n;
+    shape.gated = gated;
+    return static_cast<size_t>(shape.panels() * panel_width);
+}
+
+void pack_bias(const Linear& linear, const float* bias) {
+    if (bias == nullptr) return;
+    for (int64_t i = 0; i < linear.panels() * panel_width; ++i) {
+        int64_t row = row_of(linear, i / panel_width, i % panel_width);
+        if (row >= 0) writable(linear.bias)[i] = bias[row];
+    }
+}
+
+}  // namespace
+
+Packed pack_float(WeightKind kind, FloatMatrix weight, int64_t n, int64_t k, const float* bias, bool gated) {
+    size_t outputs = padded_outputs(n, gated);
+    BlobSizes sizes;
+    sizes.data = outputs * static_cast<size_t>(k) * (kind == WeightKind::f32 ? 4 : 2);
+    sizes.bias = bias ? outputs * sizeof(float) : 0;
+    Packed packed = new_blob(kind, n, k, 0, gated, sizes);
+    Team::get().run([&](const Slice& slice) {
+        Range part = slice.part(packed.linear.panels());
+        for (int64_t panel = part.begin; panel < part.end; ++panel) pack_float_panel(packed.linear, weight, panel);
+    });
+    pack_bias(packed.linear, bias);
+    return packed;
+}
+
+size_t linear_scratch_bytes(const Linear& weight, int64_t rows) {
+    constexpr int64_t max_tile_rows = 12;  // tiles are filled up to equal heights
+    return static_cast<size_t>((rows + max_tile_rows) * weight.k) * sizeof(float);
+}
+
+}  // namespace segue

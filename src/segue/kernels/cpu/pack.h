@@ -1,0 +1,34 @@
+// Weights into the layout that the kernels read, in one block of memory that can be written to a file and mapped again.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "linear.h"
+
+namespace segue {
+
+// A matrix [rows, columns] of floats of `kind` f32, f16 or bf16; `stride` elements between rows.
+struct FloatMatrix {
+    const void* data;
+    WeightKind kind;
+    int64_t stride;
+};
+
+// A packed weight and the bytes that it lies in.
+struct Packed {
+    Linear linear;
+    const std::byte* bytes;
+    size_t num_bytes;
+};
+
+// weight [n, k] → a packed one of kind f32, f16 or bf16, rounded to nearest even. `bias`: [n] or null. Where `gated`,
+// the first n/2 rows are gates and the others their ups. Uses all threads of the team. Throws std::bad_alloc.
+Packed pack_float(WeightKind kind, FloatMatrix weight, int64_t n, int64_t k, const float* bias, bool gated);
+
+// Reads the bytes of a `Packed`, at an address that 64 divides, in place; `memory` keeps them alive.
+// Throws std::invalid_argument if they are none.
+Packed packed_of(const std::byte* bytes, size_t num_bytes, std::shared_ptr<const void> memory);
+
+}  // namespace segue
