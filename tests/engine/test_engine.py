@@ -186,3 +186,22 @@ def test_a_dead_device_ends_the_engine() -> None:
     engine.add(make_request(0))
     with pytest.raises(EngineDeadError):
         engine.step()
+
+
+def test_failed_executions_are_counted_by_what_they_ran() -> None:
+    """A prompt, then a decode; each step has a culprit, alone or beside another."""
+    engine = make_engine(FakeRunner(block_size=4, fails=has_culprit))
+    engine.add(make_request(0, [1, 666]))
+    stats = must_step(engine).stats
+    assert (stats.num_failed_prefills, stats.num_failed_decodes, stats.has_failed) == (1, 0, True)
+    engine.add(make_request(1, [1, 2]))
+    engine.add(make_request(2, [1, 666]))
+    stats = must_step(engine).stats
+    assert (stats.num_failed_prefills, stats.num_failed_decodes, stats.has_failed) == (2, 0, False)
+    stats = must_step(engine).stats
+    assert (stats.num_failed_prefills, stats.num_failed_decodes, stats.has_failed) == (0, 0, False)
+    assert 0 < stats.schedule_s + stats.update_s <= stats.step_s
+    broken = LimitedRunner(0, RuntimeError("broken"))
+    engine._runner = broken
+    stats = must_step(engine).stats
+    assert (stats.num_failed_prefills, stats.num_failed_decodes, stats.has_failed) == (0, 1, True)

@@ -304,3 +304,38 @@ async def test_B3_a_group_runs_in_one_step(start: Start, remote: RemoteEngine) -
     results = await asyncio.gather(*map(read, remote.submit_group(requests)))
     assert results == [[100 * i + k for k in (1, 2, 3)] for i in range(1, 9)]
     assert steps[0].num_prefill_sequences == 8
+
+
+async def test_M1_the_gauges_after_an_engines_death(start: Start, remote: RemoteEngine) -> None:
+    """Nothing runs any more, and the step that ran has failed."""
+    process = start(**SLOW)
+    await remote.connect(START_TIMEOUT_S)
+    stream = submit(remote, 1, num_tokens=LONG)
+    await anext(stream)
+    last = asyncio.create_task(step_where(remote, lambda stats: stats.num_running == 0))
+    await asyncio.sleep(0)
+    process.kill()
+    assert await last == StepStats(num_total_blocks=4096, num_failed_decodes=1, has_failed=True)
+
+
+async def test_an_engine_that_is_stopped_is_silent(start: Start, remote: RemoteEngine) -> None:
+    process = start(**SLOW)
+    await remote.connect(START_TIMEOUT_S)
+    silence = asyncio.create_task(remote.until_silent(0.2))
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    await asyncio.wait_for(silence, START_TIMEOUT_S)
+
+
+async def test_an_engine_that_answers_is_not_silent(start: Start, remote: RemoteEngine) -> None:
+    """Idle, and in steps that are longer than a beat."""
+    start(step_s=0.3)
+    await remote.connect(START_TIMEOUT_S)
+    silence = asyncio.create_task(remote.until_silent(60.0))
+    heard = remote._num_heard
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while remote._num_heard == heard:  # noqa: ASYNC110 (an answer to a heartbeat has no event)
+            await asyncio.sleep(0.01)
+    await read(submit(remote, 1, num_tokens=2))
+    assert not silence.done()
+    silence.cancel()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving import INFO, Serving, fails
+from serving import INFO, Serving, fails, says
 
 from segue.core.output import StepStats
 from segue.server.metrics import Metrics
@@ -30,7 +30,7 @@ EXPECTED = {
     "tgi_request_input_length": ("histogram", None, (), 101),
     "tgi_request_max_new_tokens": ("histogram", None, (), 101),
     "tgi_request_generated_tokens": ("histogram", None, (), 101),
-    "tgi_request_skipped_tokens": ("summary", None, (), 0),
+    "tgi_request_skipped_tokens": ("summary", None, (), 18),  # buckets beside it, for the Grafana board
     "tgi_batch_inference_count": ("counter", "method", ("prefill", "decode"), 0),
     "tgi_batch_inference_success": ("counter", "method", ("prefill", "decode"), 0),
     "tgi_batch_inference_failure": ("counter", "method", ("prefill", "decode"), 0),
@@ -46,7 +46,20 @@ EXPECTED = {
     "tgi_queue_size": ("gauge", None, (), 0),
     "tgi_batch_max_total_tokens": ("gauge", None, (), 0),
 }
-TYPES = {name: kind for name, (kind, *_) in EXPECTED.items()}
+TYPES = {name: kind for name, (kind, *_) in EXPECTED.items()} | {"tgi_request_skipped_tokens_bucket": "counter"}
+GRAFANA = (
+    *(f"{name}_bucket" for name, (kind, *_) in EXPECTED.items() if kind == "histogram"),
+    "tgi_request_skipped_tokens_bucket",
+    "tgi_request_generated_tokens_sum",
+    "tgi_batch_concat",
+    "tgi_request_failure",
+    "tgi_request_success",
+    "tgi_request_count",
+    "tgi_queue_size",
+    "tgi_batch_current_size",
+    "tgi_batch_current_max_tokens",
+)
+"""Series that TGI's board asks for."""
 
 
 def families(text: str) -> dict[str, list[tuple[str, dict[str, str], float]]]:
@@ -68,7 +81,18 @@ def test_M1_all_of_tgis_metrics_and_no_other_tgi_name() -> None:
         "segue_prefix_cache_queried_tokens_total",
         "segue_prefix_cache_hit_tokens_total",
         "segue_preemptions_total",
+        "segue_draft_tokens_total",
+        "segue_accepted_draft_tokens_total",
     }
+
+
+@pytest.mark.parametrize("name", GRAFANA)
+def test_M1_the_series_of_tgis_grafana_board(name: str) -> None:
+    lines = Metrics(INFO).text().decode().splitlines()
+    samples = [line for line in lines if line.partition("{")[0].partition(" ")[0] == name]
+    assert samples
+    if name.endswith("_bucket"):
+        assert any('le="+Inf"' in line for line in samples)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -154,6 +178,52 @@ def test_the_gauges_are_the_last_steps() -> None:
     assert "segue_kv_blocks_used 7" in lines
     assert "segue_kv_blocks 9" in lines
     assert "tgi_batch_max_total_tokens 4096" in lines
+
+
+@pytest.mark.parametrize("method", ["prefill", "decode"])
+def test_M1_failed_steps(method: str) -> None:
+    """A step of which a half failed, then one that failed altogether."""
+    metrics = Metrics(INFO)
+    failed = {f"num_failed_{method}s": 2}
+    part = {f"num_{method}_sequences": 2, "num_scheduled_tokens": 2, "step_s": 0.5}
+    metrics.on_step(StepStats(**part, **failed))  # type: ignore[arg-type]
+    metrics.on_step(StepStats(**part, **failed, has_failed=True))  # type: ignore[arg-type]
+    lines = metrics.text().decode().splitlines()
+    for line in (
+        f'tgi_batch_inference_count{{method="{method}"}} 5',
+        f'tgi_batch_inference_success{{method="{method}"}} 1',
+        f'tgi_batch_inference_failure{{method="{method}"}} 4',
+        f'tgi_batch_inference_duration_count{{method="{method}"}} 1',
+    ):
+        assert line in lines, line
+
+
+@pytest.mark.parametrize("reason", [None, "backpressure", "wait_exceeded"])
+def test_M1_new_requests_join_running_ones(reason: str | None) -> None:
+    metrics = Metrics(INFO)
+    metrics.on_step(
+        StepStats(
+            num_scheduled_tokens=9,
+            num_new_sequences=2,
+            num_prefill_sequences=2,
+            num_decode_sequences=1,
+            concat_reason=reason,
+            schedule_s=0.5,
+            update_s=0.25,
+        )
+    )
+    lines = metrics.text().decode().splitlines()
+    assert f'tgi_batch_concat{{reason="{reason or "chunking"}"}} 1' in lines
+    assert 'tgi_batch_concat_duration_sum{method="decode"} 0.5' in lines
+    assert 'tgi_batch_filter_duration_sum{method="prefill"} 0.25' in lines
+
+
+async def test_M1_speculated_tokens(serve: Serve) -> None:
+    app = serve(script=says("hello!!", tokens_a_step=4))
+    await app.post("/generate", {"inputs": "abc"})
+    assert await app.metric("tgi_request_skipped_tokens_sum") == 6
+    assert await app.metric('tgi_request_skipped_tokens_bucket{le="2"}') == 0
+    assert await app.metric('tgi_request_skipped_tokens_bucket{le="3"}') == 2
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ _POSITIVE: tuple[str, ...] = (
     "validation_workers",
     "max_batch_size",
     "max_concurrent_requests",
+    "max_connections",
+    "client_timeout",
     "max_best_of",
     "max_client_batch_size",
     "max_input_tokens",
@@ -38,6 +40,7 @@ _NOT_NEGATIVE: tuple[str, ...] = (
     "max_top_n_tokens",
     "payload_limit",
     "graceful_termination_timeout",
+    "engine_timeout",
     "waiting_served_ratio",
     "max_waiting_tokens",
 )
@@ -174,6 +177,24 @@ class ServeConfig:
         choices=("mixed", "tgi", "openai"),
     )
     validation_workers: int = _http(2, "Threads that tokenize.", metavar="N")
+    max_connections: int | None = _http(
+        None,
+        "Most connections at a time; one more is answered with status 503 and closed. Default: what the limit of "
+        "open files allows.",
+        metavar="N",
+    )
+    client_timeout: int = _http(
+        60,
+        "Seconds that a client may take for a request's line and headers, or leave its answer unread, before its "
+        "connection is closed.",
+        metavar="SECONDS",
+    )
+    engine_timeout: int = _http(
+        300,
+        "Seconds without a sign of life after which an engine process that runs but hangs is ended and started "
+        "again; more than the longest step takes. 0: never.",
+        metavar="SECONDS",
+    )
     graceful_termination_timeout: int = _http(
         90, "Seconds that running requests get to end after SIGTERM.", short="-g", metavar="SECONDS"
     )

@@ -68,9 +68,19 @@ class StepStats:
     """Without prefill chunking, where new sequences joined running ones: why, in TGI's words."""
     num_running_tokens: int = 0
     """Most tokens that the running batch may come to hold (TGI's ``tgi_batch_current_max_tokens``)."""
+    num_failed_prefills: int = 0
+    """Executions of a batch that raised and had prompt tokens in it; its parts were run again."""
+    num_failed_decodes: int = 0
+    """Those that had none."""
+    has_failed: bool = False
+    """No part of the step gave a result."""
     step_s: float = 0.0
+    schedule_s: float = 0.0
+    """Of it: choosing what runs, and reserving blocks."""
     forward_s: float = 0.0
     sample_s: float = 0.0
+    update_s: float = 0.0
+    """Of it: taking in the results, and dropping what has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from segue.core.batch import ScheduledBatch, StepOutput
@@ -25,6 +26,19 @@ class Runner(Protocol):
         """Raises ``EngineDeadError`` when the device cannot be used any more; any other error is the batch's own."""
 
 
+@dataclass(slots=True)
+class _StepRecord:
+    """How the step went; the names are those of ``StepStats``."""
+
+    num_failed_prefills: int = 0
+    num_failed_decodes: int = 0
+    has_failed: bool = False
+    schedule_s: float = 0.0
+    forward_s: float = 0.0
+    sample_s: float = 0.0
+    update_s: float = 0.0
+
+
 class Engine:
     """Requests in, outputs out, step by step; used by one thread."""
 
@@ -34,8 +48,7 @@ class Engine:
         self.scheduler = Scheduler(config, grammars)
         self._runner = runner
         self._has_news = False
-        self._forward_s = 0.0
-        self._sample_s = 0.0
+        self._record = _StepRecord()
 
     @property
     def has_work(self) -> bool:
@@ -74,10 +87,12 @@ class Engine:
             return None
         start = time.perf_counter()
         self._has_news = False
-        self._forward_s = self._sample_s = 0.0
+        self._record = _StepRecord()
         batch = self.scheduler.schedule()
+        self._record.schedule_s = time.perf_counter() - start
         outputs = self.scheduler.take_refused()
         if batch is not None:
+            self._record.has_failed = True
             outputs += self._execute(batch)
         return EngineStep(outputs=tuple(outputs), stats=self._stats(time.perf_counter() - start))
 
@@ -87,14 +102,13 @@ class Engine:
         except EngineDeadError:
             raise
         except Exception as error:
+            self._count_failure(batch)
             if len(batch.sequences) == 1:
                 logger.exception("A step failed; its request ends")
                 return self.scheduler.fail(batch, str(error) or type(error).__name__)
             logger.warning("A step of %d sequences failed, trying its halves: %r", len(batch.sequences), error)
         else:
-            self._forward_s += output.forward_s
-            self._sample_s += output.sample_s
-            return self.scheduler.update(batch, output)
+            return self._update(batch, output)
         outputs = []
         for half in _halves(batch):
             # The second half may share blocks that a sequence of the first one failed to fill.
@@ -103,8 +117,23 @@ class Engine:
                 outputs += self._execute(runnable)
         return outputs
 
+    def _update(self, batch: ScheduledBatch, output: StepOutput) -> list[RequestOutput]:
+        start = time.perf_counter()
+        outputs = self.scheduler.update(batch, output)
+        record = self._record
+        record.has_failed = False
+        record.forward_s += output.forward_s
+        record.sample_s += output.sample_s
+        record.update_s += time.perf_counter() - start
+        return outputs
+
+    def _count_failure(self, batch: ScheduledBatch) -> None:
+        has_prefills = batch.num_decode_sequences < len(batch.sequences)
+        self._record.num_failed_prefills += has_prefills
+        self._record.num_failed_decodes += not has_prefills
+
     def _stats(self, step_s: float) -> StepStats:
-        scheduler, counts = self.scheduler, self.scheduler.counts
+        scheduler, counts, record = self.scheduler, self.scheduler.counts, self._record
         return StepStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting) + len(scheduler.held),
@@ -122,9 +151,14 @@ class Engine:
             num_draft_tokens=counts.num_draft_tokens,
             num_accepted_tokens=counts.num_accepted_tokens,
             num_running_tokens=scheduler.num_running_tokens,
+            num_failed_prefills=record.num_failed_prefills,
+            num_failed_decodes=record.num_failed_decodes,
+            has_failed=record.has_failed,
             step_s=step_s,
-            forward_s=self._forward_s,
-            sample_s=self._sample_s,
+            schedule_s=record.schedule_s,
+            forward_s=record.forward_s,
+            sample_s=record.sample_s,
+            update_s=record.update_s,
         )
 
 

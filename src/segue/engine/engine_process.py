@@ -16,7 +16,7 @@ from segue.core.errors import ConfigError
 from segue.core.output import EngineInfo, EngineStep, RequestOutput, StepStats
 from segue.core.request import AbortRequests, Request
 from segue.engine.engine import Engine
-from segue.engine.ipc import Hello, Message, Refusal, RequestGroup, Shutdown, decode, encode
+from segue.engine.ipc import Heartbeat, Hello, Message, Refusal, RequestGroup, Shutdown, decode, encode
 from segue.engine.router_limits import narrow
 
 __all__ = ["run_engine_loop"]
@@ -138,6 +138,8 @@ class _EngineLoop:
                     self._forget(request_id)
             case Hello():
                 self._greet(server, message)
+            case Heartbeat():
+                self._send(server, message)
             case Shutdown():
                 self._must_stop = True
             case _:

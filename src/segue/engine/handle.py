@@ -160,6 +160,11 @@ class Streams:
         if stream is not None:
             stream.push(RequestOutput(request_id=request_id, error=reason))
 
+    @property
+    def has_any(self) -> bool:
+        """Whether a request is in flight."""
+        return len(self._streams) > 0
+
     def fail_all(self, reason: str) -> None:
         for request_id in list(self._streams):
             self.fail(request_id, reason)

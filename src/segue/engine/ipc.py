@@ -13,7 +13,7 @@ from segue.core.limits import RouterLimits
 from segue.core.output import EngineInfo, EngineStep
 from segue.core.request import AbortRequests, Request
 
-__all__ = ["Hello", "Message", "Refusal", "RequestGroup", "Shutdown", "decode", "encode"]
+__all__ = ["Heartbeat", "Hello", "Message", "Refusal", "RequestGroup", "Shutdown", "decode", "encode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,11 @@ class Hello:
 
     limits: RouterLimits | None = None
     """Of a server that has limits of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Server → engine: are you there? Engine → server, between two steps: I am."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class Shutdown:
     """Server → engine: end now, whatever is in flight."""
 
 
-Message = Request | AbortRequests | EngineStep | EngineInfo | Hello | Shutdown | Refusal | RequestGroup
+Message = Request | AbortRequests | EngineStep | EngineInfo | Hello | Shutdown | Refusal | RequestGroup | Heartbeat
 
 _TYPES: tuple[type[Message], ...] = (
     Request,
@@ -54,6 +59,7 @@ _TYPES: tuple[type[Message], ...] = (
     Shutdown,
     Refusal,
     RequestGroup,
+    Heartbeat,
 )
 _TAGS = {message_type: tag for tag, message_type in enumerate(_TYPES)}
 _DECODERS = [msgspec.msgpack.Decoder(message_type) for message_type in _TYPES]

@@ -10,12 +10,15 @@ from zmq.utils.monitor import parse_monitor_message
 
 from segue.core.errors import ConfigError, EngineDeadError
 from segue.core.limits import RouterLimits
-from segue.core.output import EngineInfo, EngineStep
+from segue.core.output import EngineInfo, EngineStep, StepStats
 from segue.core.request import AbortRequests, Request
 from segue.engine.handle import RequestStream, StepCallback, Streams
-from segue.engine.ipc import Hello, Message, Refusal, RequestGroup, Shutdown, decode, encode
+from segue.engine.ipc import Heartbeat, Hello, Message, Refusal, RequestGroup, Shutdown, decode, encode
 
 __all__ = ["RemoteEngine"]
+
+BEATS = 4
+"""Without an answer, and the engine counts as silent."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ class RemoteEngine:
         self._socket: zmq.asyncio.Socket | None = None
         self._monitor: zmq.asyncio.Socket | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._num_heard = 0
 
     @property
     def on_step(self) -> list[StepCallback]:
@@ -83,11 +87,29 @@ class RemoteEngine:
         """The engine process is gone: fail what is in flight, be unhealthy until a new engine answers."""
         if self._is_ready.is_set():
             logger.error("The engine is lost: %s", reason)
+            self._streams.deliver(EngineStep(outputs=(), stats=self._last_stats()))
         self._is_ready.clear()
         self._refusal = None
         self._streams.fail_all(f"Server error: {reason}")
         self._close_socket()
         self._open()
+
+    def _last_stats(self) -> StepStats:
+        """Of an engine that is gone: nothing runs there any more, and the step that ran, if there was one, failed."""
+        num_failed = int(self._streams.has_any)
+        return StepStats(num_total_blocks=self.info.num_blocks, num_failed_decodes=num_failed, has_failed=True)
+
+    async def until_silent(self, limit_s: float) -> None:
+        """Return when the engine, asked several times, has said nothing for ``limit_s``.
+
+        The time is counted in beats: when this process itself was stopped for long, the engine is not blamed.
+        """
+        num_missed = 0
+        while num_missed < BEATS:
+            num_heard = self._num_heard
+            self._send(Heartbeat())
+            await asyncio.sleep(limit_s / BEATS)
+            num_missed = num_missed + 1 if self._num_heard == num_heard else 0
 
     async def mark_alive(self, endpoint: str | None = None, timeout_s: float | None = None) -> None:
         """A new engine was started (at another endpoint, if given): wait until it answers, as ``connect``."""
@@ -172,6 +194,7 @@ class RemoteEngine:
             except ValueError:
                 logger.exception("A message of the engine was ignored")
                 continue
+            self._num_heard += 1
             if isinstance(message, EngineStep):
                 self._streams.deliver(message)
             elif isinstance(message, EngineInfo):

@@ -172,12 +172,26 @@ class EngineSupervisor:
             logger.info("Shard ready in %.2fs rank=0", time.monotonic() - started)
             self._keep_limits(self._handle.info)
             self.ready.set()
-        code = await process.wait()
+        code = await (self._until_end(process) if has_served else process.wait())
         self._handle.mark_dead()
         logger.error("Shard 0 %s", _describe_exit(code))
         if self._failure is None and not has_served:
             self._failure = LoadFailed(reason=f"the engine process {_describe_exit(code)}")
         return has_served
+
+    async def _until_end(self, process: EngineProcess) -> int:
+        """The exit code of an engine that serves; one that lives but does not answer is ended."""
+        limit_s = self._config.engine_timeout
+        if limit_s > 0:
+            silence = asyncio.create_task(self._handle.until_silent(limit_s))
+            try:
+                await asyncio.wait((process.exited, silence), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                silence.cancel()
+            if not process.exited.done():
+                logger.error("Shard 0 has not answered for %d s, it is ended", limit_s)
+                process.kill()
+        return await process.wait()
 
     def _hear(self, report: Report) -> None:
         if isinstance(report, LoadFailed):

@@ -185,7 +185,7 @@ class Generation:
             return []
         if not self.tokens:
             self._begin(output)
-        self._server.metrics.skipped_tokens.observe(len(output.tokens) - 1)
+        self._server.metrics.skipped(len(output.tokens) - 1)
         tokens = []
         for given in output.tokens:
             text = self._detokenizer.push(given.token_id)

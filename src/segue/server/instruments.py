@@ -12,7 +12,7 @@ from itertools import accumulate
 from math import ceil
 from typing import Protocol
 
-__all__ = ["Counter", "Gauge", "Histogram", "Instrument", "Summary", "exposition", "geometric", "linear"]
+__all__ = ["Buckets", "Counter", "Gauge", "Histogram", "Instrument", "Summary", "exposition", "geometric", "linear"]
 
 
 class Instrument(Protocol):
@@ -85,6 +85,25 @@ class Histogram:
                 yield "_bucket", _labels(self._label, value, f'le="{_number(bound)}"'), count
             yield "_sum", _labels(self._label, value), self._sums[value]
             yield "_count", _labels(self._label, value), cumulative[-1]
+
+
+class Buckets:
+    """Those of a histogram alone, to stand beside a summary of the same name, which has the sum and the count."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, help: str, bounds: Sequence[float]) -> None:
+        self.name = f"{name}_bucket"
+        self.help = help
+        self._histogram = Histogram(name, help, bounds)
+
+    def observe(self, amount: float) -> None:
+        self._histogram.observe(amount)
+
+    def samples(self) -> Iterable[tuple[str, str, float]]:
+        for suffix, labels, value in self._histogram.samples():
+            if suffix == "_bucket":
+                yield "", labels, value
 
 
 class Summary:

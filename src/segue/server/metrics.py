@@ -4,7 +4,17 @@ from typing import TypeVar
 
 from segue.core.errors import GenerationError, OverloadedError, RequestError, TemplateError, ToolError
 from segue.core.output import EngineInfo, StepStats
-from segue.server.instruments import Counter, Gauge, Histogram, Instrument, Summary, exposition, geometric, linear
+from segue.server.instruments import (
+    Buckets,
+    Counter,
+    Gauge,
+    Histogram,
+    Instrument,
+    Summary,
+    exposition,
+    geometric,
+    linear,
+)
 
 __all__ = ["Metrics"]
 
@@ -14,6 +24,7 @@ _DURATION = geometric(0.0001, 1.5, 35)
 _METHODS = ("prefill", "decode")
 _FAILURES = ("overloaded", "validation", "template", "generation", "incomplete", "dropped")
 _CONCAT_REASONS = ("backpressure", "wait_exceeded", "chunking")
+_MOST_SKIPPED = 16
 _QUANTILES = (0, 0.5, 0.9, 0.95, 0.99, 0.999, 1)
 
 
@@ -37,18 +48,23 @@ class Metrics:
         self.input_length = self._histogram("request_input_length", "Prompt tokens", linear(info.max_input_tokens, 100))
         self.max_new_tokens = self._histogram("request_max_new_tokens", "Tokens asked for, up to 1024", total)
         self.generated_tokens = self._histogram("request_generated_tokens", "Tokens generated", total)
-        self.skipped_tokens = self._add(
-            Summary("tgi_request_skipped_tokens", "Speculated tokens accepted in a step", _QUANTILES)
-        )
+        skipped = "Speculated tokens accepted in a step"
+        self._skipped_tokens = self._add(Summary("tgi_request_skipped_tokens", skipped, _QUANTILES))
+        # TGI's Grafana board asks for buckets of what TGI exports as a summary.
+        self._skipped_buckets = self._add(Buckets("tgi_request_skipped_tokens", skipped, range(_MOST_SKIPPED + 1)))
 
         self._batch_count = self._counter("batch_inference_count", "Steps", "method", _METHODS)
         self._batch_success = self._counter("batch_inference_success", "Steps that ended well", "method", _METHODS)
-        self._counter("batch_inference_failure", "Steps that failed", "method", _METHODS)
+        self._batch_failure = self._counter("batch_inference_failure", "Steps that failed", "method", _METHODS)
         self._batch_duration = self._duration("batch_inference_duration", "Seconds of a step", _METHODS)
         self._batch_forward = self._duration("batch_forward_duration", "Seconds of the model in a step", _METHODS)
         self._batch_decode = self._duration("batch_decode_duration", "Seconds of choosing tokens in a step", _METHODS)
-        self._duration("batch_filter_duration", "Seconds of dropping ended requests from a batch", _METHODS)
-        self._duration("batch_concat_duration", "Seconds of merging batches", ("decode",))
+        self._batch_filter = self._duration(
+            "batch_filter_duration", "Seconds of taking in a step's results and dropping what has ended", _METHODS
+        )
+        self._batch_concat_duration = self._duration(
+            "batch_concat_duration", "Seconds of choosing a step's work where new requests join", ("decode",)
+        )
         self._batch_concat = self._counter("batch_concat", "Merges of new requests", "reason", _CONCAT_REASONS)
         self._batch_next_size = self._histogram("batch_next_size", "Requests that join together", linear(1024, 1024))
         self._batch_current_size = self._gauge("batch_current_size", "Requests in the running batch")
@@ -73,6 +89,10 @@ class Metrics:
             Counter("segue_prefix_cache_hit_tokens_total", "Prompt tokens found in the prefix cache")
         )
         self._preemptions = self._add(Counter("segue_preemptions_total", "Requests set back for lack of memory"))
+        self._drafts = self._add(Counter("segue_draft_tokens_total", "Speculated tokens that were verified"))
+        self._accepted_drafts = self._add(
+            Counter("segue_accepted_draft_tokens_total", "Speculated tokens that came true")
+        )
 
     @property
     def num_running(self) -> int:
@@ -85,6 +105,11 @@ class Metrics:
 
     def failure(self, error: RequestError) -> None:
         self._request_failure.add(1, _failure_kind(error))
+
+    def skipped(self, num_tokens: int) -> None:
+        """So many tokens came with the first one of a step."""
+        self._skipped_tokens.observe(num_tokens)
+        self._skipped_buckets.observe(num_tokens)
 
     def dropped(self) -> None:
         """The client left before its answer was complete."""
@@ -99,17 +124,26 @@ class Metrics:
         self._cache_queries.add(stats.num_queried_tokens)
         self._cache_hits.add(stats.num_cached_tokens)
         self._preemptions.add(stats.num_preemptions)
+        self._drafts.add(stats.num_draft_tokens)
+        self._accepted_drafts.add(stats.num_accepted_tokens)
         if stats.num_new_sequences:
             self._batch_next_size.observe(stats.num_new_sequences)
             if stats.num_decode_sequences or stats.concat_reason:
                 self._batch_concat.add(1, stats.concat_reason or "chunking")
-        if stats.num_scheduled_tokens:
+                self._batch_concat_duration.observe(stats.schedule_s, "decode")
+        for failed_method, num_failed in zip(
+            _METHODS, (stats.num_failed_prefills, stats.num_failed_decodes), strict=True
+        ):
+            self._batch_count.add(num_failed, failed_method)
+            self._batch_failure.add(num_failed, failed_method)
+        if stats.num_scheduled_tokens and not stats.has_failed:
             method = "prefill" if stats.num_prefill_sequences else "decode"
             self._batch_count.add(1, method)
             self._batch_success.add(1, method)
             self._batch_duration.observe(stats.step_s, method)
             self._batch_forward.observe(stats.forward_s, method)
             self._batch_decode.observe(stats.sample_s, method)
+            self._batch_filter.observe(stats.update_s, method)
 
     def _add(self, instrument: T) -> T:
         self._instruments.append(instrument)
