@@ -9,24 +9,19 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from segue.launcher.http_server import HTTPServer
-from segue.launcher.limited_protocol import LimitedProtocol
+from segue.launcher.limited_protocol import ConnectionLimits
 
 GOOD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
-class Strict(LimitedProtocol):
-    max_head_bytes = 4096
-    head_timeout_s = 0.05
-
-
-class Patient(LimitedProtocol):
-    max_head_bytes = 4096
+STRICT = ConnectionLimits(max_head_bytes=4096, head_timeout_s=0.05)
+PATIENT = ConnectionLimits(max_head_bytes=4096)
 
 
 @asynccontextmanager
-async def serving(protocol: type[LimitedProtocol]) -> AsyncIterator[tuple[str, int]]:
+async def serving(limits: ConnectionLimits) -> AsyncIterator[tuple[str, int]]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = HTTPServer(PlainTextResponse("ok"), listener, has_lifespan=False, protocol=protocol)
+    server = HTTPServer(PlainTextResponse("ok"), listener, has_lifespan=False, limits=limits)
     task = asyncio.create_task(server.run())
     await server.started.wait()
     yield listener.getsockname()
@@ -60,23 +55,23 @@ async def answer(address: tuple[str, int], *pieces: bytes, ends: bool = False) -
     ],
 )
 async def test_H3_a_head_that_is_too_large(pieces: tuple[bytes, ...]) -> None:
-    async with serving(Patient) as address:
+    async with serving(PATIENT) as address:
         assert (await answer(address, *pieces)).startswith(b"HTTP/1.1 431 ")
         assert b"200 OK" in await answer(address, GOOD, ends=True)
 
 
 @pytest.mark.parametrize("piece", [b"", b"GET / HTTP/1.1\r\nhost"])
 async def test_H3_a_head_that_does_not_come_ends_the_connection(piece: bytes) -> None:
-    async with serving(Strict) as address:
+    async with serving(STRICT) as address:
         assert await answer(address, piece) == b""
 
 
 async def test_a_long_body_is_no_head() -> None:
     post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9000\r\n\r\n"
-    async with serving(Patient) as address:
+    async with serving(PATIENT) as address:
         assert b"200 OK" in await answer(address, post, b"a" * 4500, b"a" * 4500, ends=True)
 
 
 async def test_what_is_no_http_is_400() -> None:
-    async with serving(Patient) as address:
+    async with serving(PATIENT) as address:
         assert (await answer(address, b"what is this\r\n\r\n")).startswith(b"HTTP/1.1 400 ")

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Iterator
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from segue.launcher.limited_protocol import LimitedProtocol
+from segue.launcher.limited_protocol import ConnectionLimits, LimitedProtocol
 
 __all__ = ["HTTPServer", "metrics_only"]
 
@@ -24,14 +26,14 @@ class HTTPServer:
         listener: socket.socket,
         *,
         has_lifespan: bool = True,
-        protocol: type[LimitedProtocol] = LimitedProtocol,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         self._listener = listener
         self._server = _Server(
             uvicorn.Config(
                 app,
                 loop="none",
-                http=protocol,
+                http=_protocol(limits or ConnectionLimits()),
                 ws="none",
                 lifespan="on" if has_lifespan else "off",
                 log_config=None,
@@ -72,6 +74,11 @@ def metrics_only(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, send)
 
     return metrics_app
+
+
+def _protocol(limits: ConnectionLimits) -> type[asyncio.Protocol]:
+    """What uvicorn calls for each connection."""
+    return cast("type[asyncio.Protocol]", functools.partial(LimitedProtocol, limits=limits))
 
 
 class _Server(uvicorn.Server):

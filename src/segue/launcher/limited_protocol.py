@@ -1,69 +1,205 @@
-"""uvicorn's HTTP connection, less patient: heads that are too large or too slow end it."""
+"""uvicorn's HTTP connection, less patient: what is too large, too slow or not read in time ends it."""
 
 import asyncio
-from typing import Any, ClassVar
+import logging
+import sys
+from dataclasses import dataclass
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["LimitedProtocol"]
+from segue.core.config import ServeConfig
+
+__all__ = ["ConnectionLimits", "LimitedProtocol"]
+
+RESERVED_FILES = 128
+"""Open files that are not connections: the engine's socket, logs, models, threads' pipes."""
+MOST_CONNECTIONS = 65_536
+FRAMING_PER_BYTE = 8
+"""The most that chunked encoding adds: ``1\\r\\na\\r\\n`` for one byte."""
+
+LEAST_READ_BYTES = 48 << 10
+"""What a reader must take within ``unread_timeout_s``: as much as lets a stream that waits for it go on."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """What a client may do to a connection."""
+
+    max_connections: int = MOST_CONNECTIONS
+    """One more is answered with 503 and closed."""
+    max_head_bytes: int = 64 << 10
+    """Of a request's line and headers; also of what follows a body in chunks."""
+    head_timeout_s: float = 60.0
+    """From the connection, or a later request's first byte, to the head's end. Between requests uvicorn's own
+    ``timeout_keep_alive`` counts."""
+    unread_timeout_s: float = 60.0
+    """How long what is sent may wait for the client to read on. Until then the answer waits too."""
+    linger_s: float = 5.0
+    """For the rest of a body whose request was answered before its end."""
+
+    @classmethod
+    def of(cls, config: ServeConfig) -> "ConnectionLimits":
+        return cls(
+            max_connections=config.max_connections or _connections_allowed(),
+            head_timeout_s=config.client_timeout,
+            unread_timeout_s=config.client_timeout,
+        )
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """A request's head is its line and headers. httptools holds an unfinished one in memory whatever its size."""
+    """httptools holds an unfinished head or trailer in memory whatever its size; uvicorn waits for ever for a client
+    that does not read, for the rest of a body that nobody wants, and after a blank line between requests."""
 
-    max_head_bytes: ClassVar[int] = 64 << 10
-    head_timeout_s: ClassVar[float] = 30.0
-    """From the connection, or a later request's first byte, to the head's end. Between requests uvicorn's own
-    ``timeout_keep_alive`` counts."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, limits: ConnectionLimits, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._limits = limits
+        self._is_in_message = False
         self._is_in_head = True
+        self._is_too_large = False
+        self._num_begun = 0
+        """Messages that began in the piece of data that is being read."""
+        self._num_body_bytes = 0
+        """Of the body, in that piece."""
         self._num_head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        """Of the message, all but its body."""
+        self._num_framed_bytes = 0
+        """Of the message's body."""
+        self._num_unread_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(self.head_timeout_s, transport.close)
+        if len(self.connections) > self._limits.max_connections:
+            logger.warning("More than %d connections: one is refused", self._limits.max_connections)
+            transport.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n")
+            transport.write(b"connection: close\r\n\r\n")
+            transport.close()
+            return
+        self._close_after(self._limits.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_unread_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        was_in_message = self._is_in_message
+        self._num_begun = self._num_body_bytes = 0
         super().data_received(data)
-        if self._is_in_head and not self.transport.is_closing():
-            self._num_head_bytes += len(data)
-            if self._num_head_bytes > self.max_head_bytes:
-                self.send_400_response("Request head too large.")
+        if self.transport.is_closing():
+            return
+        if was_in_message + self._num_begun == 1:
+            # With the end of one message and the begin of another in it, which bytes are whose is not known.
+            self._num_head_bytes += len(data) - self._num_body_bytes
+        self._num_framed_bytes += self._num_body_bytes
+        limit = self._limits.max_head_bytes + (0 if self._is_in_head else FRAMING_PER_BYTE * self._num_framed_bytes)
+        if self._num_head_bytes > limit:
+            self._is_too_large = True
+            self.send_400_response("")
+        elif self._is_idle and self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._is_in_head = True
-        self._num_head_bytes = 0
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
+        self._num_begun += 1
+        self._num_head_bytes = self._num_framed_bytes = self._num_body_bytes = 0
+        self._is_in_message = self._is_in_head = True
+        if self._timer is None:
+            self._close_after(self._limits.head_timeout_s)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_in_head:  # else a trailer, which must not look like a header
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._stop_timer()
-        num_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if num_bytes > self.max_head_bytes:
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self._limits.max_head_bytes:
             # httptools makes a parser error of it, which uvicorn answers by send_400_response.
-            self._num_head_bytes = num_bytes
+            self._is_too_large = True
             raise ValueError("Request head too large.")
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._num_body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._is_in_message = False
+        self._stop_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_in_message and not self._is_in_head and not self.transport.is_closing():
+            self._close_after(self._limits.linger_s)
+
     def send_400_response(self, msg: str) -> None:
-        """431 where the head is too large."""
-        if self._num_head_bytes <= self.max_head_bytes:
+        """431 where it is the size; nothing in the middle of another answer, whose client would take it for a part."""
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()
+        elif self._is_too_large:
+            self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n")
+            self.transport.write(b"connection: close\r\n\r\n")
+            self.transport.close()
+        else:
             super().send_400_response(msg)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        self._stop_unread_timer()
+        super().resume_writing()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Between two requests."""
+        return not self._is_in_message and self.cycle is not None and self.cycle.response_complete
+
+    def _watch_reader(self) -> None:
+        self._stop_unread_timer()
+        self._num_unread_bytes = self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(self._limits.unread_timeout_s, self._judge_reader)
+
+    def _judge_reader(self) -> None:
+        if self._num_unread_bytes - self.transport.get_write_buffer_size() >= LEAST_READ_BYTES:
+            self._watch_reader()
             return
-        head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        self.transport.write(head)
-        self.transport.close()
+        logger.info("A client that did not read its answer for %g s is dropped", self._limits.unread_timeout_s)
+        self.transport.abort()
+
+    def _close_after(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self.transport.close)
 
     def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+
+def _connections_allowed() -> int:
+    """As many as this process may open files, less what it needs itself."""
+    if sys.platform == "win32":
+        return MOST_CONNECTIONS
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(1, min(MOST_CONNECTIONS, soft - RESERVED_FILES))

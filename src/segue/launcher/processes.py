@@ -104,14 +104,16 @@ class _Launcher:
 
     async def _serve_http(self, handle: RemoteEngine, model: "ServedModel", engine: "asyncio.Task[None]") -> None:
         from segue.launcher.http_server import HTTPServer, metrics_only
+        from segue.launcher.limited_protocol import ConnectionLimits
         from segue.server.app import build_app
 
         logger.info("Starting Webserver")
         app = build_app(self._config, handle, model)
-        servers = [HTTPServer(app, self._listener)]
+        limits = ConnectionLimits.of(self._config)
+        servers = [HTTPServer(app, self._listener, limits=limits)]
         metrics_listener = _bind_metrics(self._config)
         if metrics_listener is not None:
-            servers.append(HTTPServer(metrics_only(app), metrics_listener, has_lifespan=False))
+            servers.append(HTTPServer(metrics_only(app), metrics_listener, has_lifespan=False, limits=limits))
         http = asyncio.create_task(_all_of([each.run() for each in servers]), name="http")
         try:
             if await self._until(_all_of([each.started.wait() for each in servers]), engine, http):
