@@ -6,6 +6,7 @@ after preemption) and compares greedy ids over 40 tokens and logits with ``trans
 """
 
 import random
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,14 +35,14 @@ class Recorder:
     logits: dict[int, list[torch.Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        inner = self.runner._sample
+        inner = self.runner.sampler.sample
 
-        def sample(logits: torch.Tensor, sequences: Any) -> Any:
-            for row, sequence in zip(logits, sequences, strict=True):
-                self.logits.setdefault(len(sequence.history), []).append(row.float().clone())
-            return inner(logits, sequences)
+        def sample(logits: torch.Tensor, rows: Any) -> Any:
+            for each, row in zip(logits, rows, strict=True):
+                self.logits.setdefault(row.position, []).append(each.float().clone())
+            return inner(logits, rows)
 
-        self.runner._sample = sample  # type: ignore[method-assign]
+        self.runner.sampler.sample = sample  # type: ignore[method-assign]
 
     def execute(self, batch: Any) -> Any:
         return self.runner.execute(batch)
@@ -108,10 +109,21 @@ def reference_ids(model: Any, prompt: Seq[int]) -> tuple[list[int], list[torch.T
 class Served:
     """One saved model behind our engine."""
 
-    def __init__(self, folder: Path, *, num_blocks: int = 400, budget: int = 512, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        num_blocks: int = 400,
+        budget: int = 512,
+        device: str = "cpu",
+        speculate: int = 0,
+        draft: Path | None = None,
+    ) -> None:
+        """``draft``: folder of a model that guesses; else past tokens are looked up."""
         runner, self.facts = build_runner(
             RunnerConfig(
                 model_folder=folder,
+                draft_model_folder=draft,
                 dtype="float32",
                 device=device,
                 block_size=BLOCK_SIZE,
@@ -126,12 +138,17 @@ class Served:
                 max_batch_size=64,
                 max_batch_prefill_tokens=budget,
                 long_prompt_boundary=self.facts.long_prompt_boundary,
+                num_speculative_tokens=speculate,
+                has_draft_model=draft is not None,
             ),
             self.recorder,
         )
         self.next_id = 0
         self.num_preemptions = 0
         self.num_cached_tokens = 0
+        self.num_drafts = 0
+        self.num_accepted = 0
+        self.num_steps = 0
 
     def generate(self, prompts: Seq[Seq[int]], max_new_tokens: Seq[int] | None = None) -> list[list[int]]:
         ids = {self.next_id + i: i for i in range(len(prompts))}
@@ -145,7 +162,11 @@ class Served:
             step = self.engine.step()
             if step is None:
                 continue
+            self.engine.scheduler.check_invariants()
+            self.num_steps += 1
             self.num_preemptions += step.stats.num_preemptions
+            self.num_drafts += step.stats.num_draft_tokens
+            self.num_accepted += step.stats.num_accepted_tokens
             for output in step.outputs:
                 assert output.error is None, output.error
                 outputs[output.request_id].extend(token.token_id for token in output.tokens)
@@ -171,21 +192,33 @@ def check_family(
     prompt_lens: Seq[int] = (23, 1, 8),
     seed: int = 0,
     device: str = "cpu",
-) -> None:
-    """Raises AssertionError where any way of running differs from ``transformers``."""
+    speculate: int = 0,
+    draft: Callable[[Path], Path] | None = None,
+) -> tuple[int, int]:
+    """Raises AssertionError where any way of running differs from ``transformers``.
+
+    ``draft`` makes the draft model's folder from the model's. Returns how much was guessed, and how much came true.
+    """
     rng = random.Random(seed)
     vocab_size = config.get_text_config().vocab_size
     prompts = [[rng.randrange(3, vocab_size) for _ in range(n)] for n in prompt_lens]
     expected = save_talkative_model(config, folder, prompts, seed)
+    options: dict[str, Any] = {
+        "device": device,
+        "speculate": speculate,
+        "draft": None if draft is None else draft(folder),
+    }
 
     for prompt, (ids, logits) in zip(prompts, expected, strict=True):
-        served = Served(folder, device=device)
+        served = Served(folder, **options)
         assert served.generate([prompt]) == [ids], "alone"
+        if speculate:
+            continue
         rows = [served.recorder.logits[key][0] for key in sorted(served.recorder.logits)]
         worst = max((ours.cpu() - theirs).abs().max().item() for ours, theirs in zip(rows, logits, strict=True))
         assert worst < TOLERANCE, f"logits differ by {worst}"
 
-    _check_mixed_batch(folder, prompts, [ids for ids, _ in expected], rng, vocab_size, device)
+    return _check_mixed_batch(folder, prompts, [ids for ids, _ in expected], rng, vocab_size, options)
 
 
 def _check_mixed_batch(
@@ -194,23 +227,28 @@ def _check_mixed_batch(
     expected: list[list[int]],
     rng: random.Random,
     vocab_size: int,
-    device: str,
-) -> None:
+    options: dict[str, Any],
+) -> tuple[int, int]:
     others = [[rng.randrange(3, vocab_size) for _ in range(rng.randrange(1, 40))] for _ in range(16 - len(prompts))]
     lens = [NUM_NEW_TOKENS] * len(prompts) + [rng.randrange(1, NUM_NEW_TOKENS) for _ in others]
     count = len(prompts)
 
-    served = Served(folder, device=device)
+    served = Served(folder, **options)
     assert served.generate(prompts + others, lens)[:count] == expected, "in a mixed batch of 16"
     warm = served.num_cached_tokens
     assert served.generate(prompts) == expected, "from a warm cache"
     assert served.num_cached_tokens > warm, "the second run found nothing in the cache"
 
-    assert Served(folder, budget=7, device=device).generate(prompts + others, lens)[:count] == expected, (
-        "in prefill chunks of 7"
-    )
+    chunked = Served(folder, budget=7, **options)
+    assert chunked.generate(prompts + others, lens)[:count] == expected, "in prefill chunks of 7"
 
     longest = max(len(p) for p in prompts + others) + NUM_NEW_TOKENS
-    tight = Served(folder, num_blocks=2 * -(-2 * longest // BLOCK_SIZE), device=device)
+    tight = Served(folder, num_blocks=2 * -(-2 * longest // BLOCK_SIZE), **options)
     assert tight.generate(prompts + others, lens)[:count] == expected, "with preemption"
     assert tight.num_preemptions > 0, "memory was not tight enough to preempt anything"
+    for each in (served, chunked, tight):
+        blocks = each.engine.scheduler.blocks
+        assert blocks.num_free_blocks == blocks.num_blocks, "blocks leak"
+    return sum(each.num_drafts for each in (served, chunked, tight)), sum(
+        each.num_accepted for each in (served, chunked, tight)
+    )

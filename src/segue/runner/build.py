@@ -1,5 +1,6 @@
 """From a ``RunnerConfig`` to a runner that is ready to execute: device, dtype, weights, KV pool, warm-up."""
 
+import dataclasses
 import json
 import logging
 import platform
@@ -19,6 +20,7 @@ from segue.models.loader import Progress, load_weights
 from segue.models.registry import find_family
 from segue.runner import kv_cache, memory
 from segue.runner.config import RunnerConfig
+from segue.runner.draft_model import DraftModel
 from segue.runner.model_runner import ModelRunner
 from segue.sampling.grammar import GrammarStates
 from segue.sampling.grammar_compiler import GrammarCompiler
@@ -67,7 +69,11 @@ def build_runner(
     hf_config = _with_rope_overrides(HFConfig.from_folder(config.model_folder), config)
     dtype = _dtype(config.dtype, hf_config, device)
     model = _load(config, hf_config, dtype, device, progress)
-    per_block = kv_cache.bytes_per_block(model.kv_layers, config.block_size, dtype)
+    draft = None if config.draft_model_folder is None else _load_draft(config, config.draft_model_folder, model, device)
+    # Both pools have the same number of blocks.
+    per_block = sum(
+        kv_cache.bytes_per_block(m.kv_layers, config.block_size, m.dtype) for m in (model, draft) if m is not None
+    )
     if device.type == "cuda":
         num_blocks = _measured_blocks(model, config, device, dtype, per_block)
     else:
@@ -76,7 +82,7 @@ def build_runner(
     grammars = None
     if tokenizer_json is not None and facts.eos_token_ids:
         grammars = GrammarCompiler(tokenizer_json, model.vocab_size, facts.eos_token_ids)
-    runner = _runner(model, config, num_blocks, device, dtype, grammars)
+    runner = _runner(model, config, num_blocks, device, dtype, grammars, draft)
     if device.type == "cpu":
         memory.keep_freed_memory()  # from here on: what loading freed goes back to the system
     logger.info("Warming up model")
@@ -106,6 +112,7 @@ def _runner(
     device: torch.device,
     dtype: torch.dtype,
     grammars: GrammarCompiler | None = None,
+    draft: Model | None = None,
 ) -> ModelRunner:
     caches = kv_cache.allocate(model.kv_layers, num_blocks, config.block_size, dtype, device)
     sampler = Sampler(
@@ -114,7 +121,23 @@ def _runner(
         watermark_delta=config.watermark_delta,
         grammars=None if grammars is None else GrammarStates(grammars),
     )
-    return ModelRunner(model, caches, config.block_size, device, sampler, grammars)
+    draft_model = None
+    if draft is not None:
+        draft_caches = kv_cache.allocate(draft.kv_layers, num_blocks, config.block_size, draft.dtype, device)
+        draft_model = DraftModel(draft, draft_caches, config.block_size, device)
+    return ModelRunner(model, caches, config.block_size, device, sampler, grammars, draft_model)
+
+
+def _load_draft(config: RunnerConfig, folder: Path, model: Model, device: torch.device) -> Model:
+    """Raises ConfigError where the two cannot work together; that their vocabularies are equal is known already."""
+    if model.is_encoder_decoder:
+        raise ConfigError("`speculative_model` is for models without an encoder; `speculate` alone works with both")
+    hf_config = HFConfig.from_folder(folder)
+    draft_config = dataclasses.replace(config, model_folder=folder)
+    draft = _load(draft_config, hf_config, _dtype(config.dtype, hf_config, device), device, None)
+    if draft.is_encoder_decoder:
+        raise ConfigError(f"{folder} has an encoder: it cannot be a `speculative_model`")
+    return draft
 
 
 def _num_blocks(config: RunnerConfig, model: Model, per_block: int, free_bytes: int, device: torch.device) -> int:

@@ -12,6 +12,8 @@ class RunnerConfig:
 
     model_folder: Path
     """In Hugging Face layout."""
+    draft_model_folder: Path | None = None
+    """Of a small model with the same vocabulary that guesses for the large one."""
     dtype: str | None = None
     """``float32``, ``bfloat16`` or ``float16``; None: float32 on CPU, the checkpoint's own on a GPU."""
     device: str = "auto"

@@ -16,6 +16,7 @@ from segue.core.errors import GenerationError
 from segue.core.output import TokenOutput
 from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
+from segue.runner.draft_model import DraftModel
 from segue.runner.input_batch import KVCaches, encoder_batch, input_batch
 from segue.runner.verification import sampling_rows, verify
 from segue.sampling.grammar_compiler import GrammarCompiler
@@ -39,14 +40,20 @@ class ModelRunner:
         device: torch.device,
         sampler: Sampler,
         grammars: GrammarCompiler | None = None,
+        draft_model: DraftModel | None = None,
     ) -> None:
-        """``grammars``: the compiler that the engine is to prepare grammars with; None: requests cannot have any."""
+        """``grammars``: the compiler that the engine is to prepare grammars with; None: requests cannot have any.
+
+        ``draft_model`` guesses where the engine leaves slots for guesses.
+        """
         self.model, self.kv_caches, self.block_size, self.device = model, kv_caches, block_size, device
-        self.sampler, self.grammars = sampler, grammars
+        self.sampler, self.grammars, self.draft_model = sampler, grammars, draft_model
 
     @torch.inference_mode()
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         started = time.perf_counter()
+        if self.draft_model is not None:
+            batch = self.draft_model.extend(batch)
         self._encode(batch.sequences)
         inputs = input_batch(batch, self.kv_caches, self.block_size, self.device, self.model.long_prompt_boundary)
         hidden = self.model(inputs.input_ids, inputs.positions, inputs.ctx)
