@@ -139,7 +139,6 @@ def test_options_that_contradict_each_other(given: dict[str, object], message: s
     [
         ({"QUANTIZE": "gptq"}, "--quantize gptq"),
         ({"KV_CACHE_DTYPE": "fp8_e5m2"}, "--kv-cache-dtype fp8_e5m2"),
-        ({"SPECULATE": "2"}, "--speculate 2"),
         ({"LORA_ADAPTERS": "a,b"}, "--lora-adapters"),
         ({"NGROK": "true"}, "--ngrok"),
     ],
@@ -150,7 +149,7 @@ def test_what_is_not_in_this_version_is_refused(environ: dict[str, str], named: 
     assert f"`{named}" in str(caught.value)
 
 
-@pytest.mark.parametrize("environ", [{"SHARDED": "false"}, {"NUM_SHARD": "1"}, {"SPECULATE": "0"}])
+@pytest.mark.parametrize("environ", [{"SHARDED": "false"}, {"NUM_SHARD": "1"}])
 def test_asking_for_the_default_of_a_later_feature_is_fine(environ: dict[str, str]) -> None:
     resolve({}, environ)
 
@@ -179,3 +178,14 @@ def test_R12_vertex_says_where_to_listen() -> None:
 def test_H1_several_api_keys() -> None:
     assert resolve({}, {"API_KEY": "a, b"}).api_key == ("a", "b")
     assert "secret-key" not in repr(resolve({}, {"API_KEY": "secret-key"}))
+
+
+def test_S7_speculation() -> None:
+    assert resolve({}, {"SPECULATE": "3"}).speculate == 3
+    assert resolve({"speculate": 0}, {}).speculate == 0
+    assert resolve({}, {"SPECULATIVE_MODEL": "small"}).speculate == 4
+    assert resolve({"speculative_model": "small", "speculate": 7}, {}).speculate == 7
+    with pytest.raises(ConfigError, match="`speculate` must be >= 0"):
+        resolve({"speculate": -1}, {})
+    with pytest.raises(ConfigError, match="`speculative_model` needs `speculate` > 0"):
+        resolve({"speculative_model": "small", "speculate": 0}, {})

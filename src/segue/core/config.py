@@ -21,6 +21,9 @@ __all__ = ["ConnectConfig", "OptionError", "ServeConfig", "cache_folder", "envir
 DEFAULT_MODEL = "bigscience/bloom-560m"
 """Of ``text-generation-launcher`` without ``--model-id``."""
 
+DEFAULT_SPECULATE = 4
+"""With a speculative model."""
+
 _POSITIVE: tuple[str, ...] = (
     "validation_workers",
     "max_batch_size",
@@ -130,6 +133,17 @@ class ServeConfig:
         20, "Without prefill-chunking: steps of generation after which new prompts are let in anyway.", metavar="N"
     )
     block_size: int = _batch(16, "Tokens in one block of the KV cache.", metavar="N")
+    speculate: int | None = _batch(
+        None,
+        "Guess up to so many tokens of a sequence in a step, from its own past or by speculative-model. The answers "
+        "stay the same; those that repeat something come faster. Default: 4 with speculative-model, else 0.",
+        metavar="N",
+    )
+    speculative_model: str | None = _batch(
+        None,
+        "A small model with the same vocabulary that guesses for the large one: a folder or a Hub id.",
+        metavar="MODEL",
+    )
 
     device: str = _device("auto", "auto (a GPU where there is one), cpu, cuda or cuda:N.")
     num_threads: int | None = _device(
@@ -246,7 +260,6 @@ class ServeConfig:
         ),
     )
     kv_cache_dtype: str | None = _later(None, "KV cache in 8 bits.", choices=("fp8_e4m3fn", "fp8_e5m2"))
-    speculate: int | None = _later(None, "Speculative tokens a step.", metavar="N")
     lora_adapters: tuple[str, ...] = _later((), "LoRA adapters to load.", metavar="ID")
     ngrok: bool = _later(False, "Serve through an ngrok tunnel.")
     ngrok_authtoken: str | None = _later(None, "ngrok's token.", secret=True)
@@ -331,6 +344,7 @@ def resolve(
         config = dataclasses.replace(config, max_input_tokens=config.max_input_length, max_input_length=None)
     if config.aip_http_port is not None and config.aip_http_port.isdecimal():
         config = dataclasses.replace(config, port=int(config.aip_http_port))
+    config = _with_speculation(config)
     _check_routes(config)
     _check_addresses(config)
     _refuse_what_comes_later(config)
@@ -356,13 +370,22 @@ def _refuse_what_comes_later(config: ServeConfig) -> None:
     later = {
         f"--quantize {config.quantize}": config.quantize,
         f"--kv-cache-dtype {config.kv_cache_dtype}": config.kv_cache_dtype,
-        f"--speculate {config.speculate}": config.speculate,
         "--lora-adapters": config.lora_adapters,
         "--ngrok": config.ngrok or config.ngrok_authtoken or config.ngrok_edge,
     }
     for name, is_set in later.items():
         if is_set:
             raise ConfigError(f"`{name}` is not in this version of Segue. Leave it out to serve without it.")
+
+
+def _with_speculation(config: ServeConfig) -> ServeConfig:
+    if config.speculate is not None and config.speculate < 0:
+        raise ConfigError("`speculate` must be >= 0")
+    if config.speculative_model is None:
+        return config
+    if config.speculate == 0:
+        raise ConfigError("`speculative_model` needs `speculate` > 0")
+    return dataclasses.replace(config, speculate=config.speculate or DEFAULT_SPECULATE)
 
 
 def _check_routes(config: ServeConfig) -> None:

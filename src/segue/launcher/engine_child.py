@@ -97,6 +97,7 @@ def build_engine(
     from segue.engine.config import EngineConfig
     from segue.engine.engine import Engine
     from segue.launcher.limits import engine_info, tokenizer_max_length
+    from segue.launcher.speculation import check_vocabularies, max_step_tokens
     from segue.runner.build import build_runner
 
     def tokenizer_json() -> str:
@@ -106,6 +107,8 @@ def build_engine(
         folder = ensure_tokenizer(model_folder, trust_remote_code=config.trust_remote_code)
         return Tokenizer.from_folder(folder, tokenizer_config_path=config.tokenizer_config_path).to_json()
 
+    if config.speculative_model is not None:
+        check_vocabularies(config, model_folder, Path(config.speculative_model))
     runner, facts = build_runner(
         runner_config(config, model_folder), progress, None if config.disable_grammar_support else tokenizer_json
     )
@@ -118,6 +121,9 @@ def build_engine(
         prefill_chunking=config.prefill_chunking,
         waiting_served_ratio=config.waiting_served_ratio,
         max_waiting_tokens=config.max_waiting_tokens,
+        num_speculative_tokens=config.speculate or 0,
+        max_speculative_step_tokens=max_step_tokens(facts),
+        has_draft_model=config.speculative_model is not None,
         enable_prefix_caching=config.prefix_caching,
         long_prompt_boundary=facts.long_prompt_boundary,
     )
@@ -132,6 +138,7 @@ def runner_config(config: ServeConfig, model_folder: Path) -> "RunnerConfig":
     defaults = RunnerConfig(model_folder=model_folder)
     return RunnerConfig(
         model_folder=model_folder,
+        draft_model_folder=None if config.speculative_model is None else Path(config.speculative_model),
         dtype=config.dtype,
         device=config.device,
         block_size=config.block_size,

@@ -13,6 +13,7 @@ from segue.core.output import FinishReason, RequestOutput, TokenOutput
 from segue.core.request import Request, SamplingParams, StopCriteria
 from segue.launcher.download import find_model
 from segue.launcher.engine_child import build_engine
+from segue.launcher.speculation import with_draft_folder
 from segue.launcher.tokenizer_files import ensure_tokenizer
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ LLM_OPTIONS = frozenset(
         "revision", "dtype", "trust_remote_code", "tokenizer_config_path", "rope_scaling", "rope_factor",
         "max_input_tokens", "max_total_tokens", "watermark_gamma", "watermark_delta",
         "max_batch_prefill_tokens", "max_batch_total_tokens", "max_batch_size", "prefix_caching", "block_size",
+        "speculate", "speculative_model",
         "device", "num_threads", "kv_cache_memory", "cuda_memory_fraction", "tgi_wiggle_room",
         "huggingface_hub_cache", "weights_cache_override", "hf_hub_offline", "hf_endpoint", "hf_token",
     }
@@ -77,7 +79,7 @@ class LLM:
         source = find_model(config)
         folder = ensure_tokenizer(source.folder, trust_remote_code=config.trust_remote_code)
         self.tokenizer = Tokenizer.from_folder(folder, tokenizer_config_path=config.tokenizer_config_path)
-        self._engine, self.info = build_engine(config, source.folder)
+        self._engine, self.info = build_engine(with_draft_folder(config), source.folder)
         self._next_id = 0
         self._lock = threading.Lock()
         self._has_news = threading.Event()

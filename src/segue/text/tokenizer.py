@@ -101,6 +101,11 @@ class Tokenizer:
         token: str | None = self._backend.id_to_token(token_id)
         return token
 
+    def vocabulary(self) -> dict[str, int]:
+        """The spelling of every token, added ones included → its id."""
+        vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        return vocabulary
+
     def to_json(self) -> str:
         """The complete tokenizer in ``tokenizer.json`` form, the config's additions included."""
         text: str = self._backend.to_str()
