@@ -1,8 +1,9 @@
 """Command lines made from config classes: one field, one flag."""
 
 import argparse
+import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from itertools import groupby
 from typing import Any, NoReturn
 
@@ -26,13 +27,23 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=34, width=min(120, shutil.get_terminal_size().columns))
 
 
-def add_options(parser: argparse.ArgumentParser, config_class: type) -> None:
-    """A flag for every option of ``config_class``, in its groups. What is not given is absent from the namespace."""
-    for title, entries in groupby(option_table(config_class), key=lambda entry: entry.group):
+def add_options(
+    parser: argparse.ArgumentParser,
+    config_class: type,
+    names: Collection[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """A flag for every option of ``config_class``, in its groups. What is not given is absent from the namespace.
+
+    ``names``: only these; ``defaults``: what the help text says instead of the class's own.
+    """
+    table = [entry for entry in option_table(config_class) if names is None or entry.name in names]
+    for title, entries in groupby(table, key=lambda entry: entry.group):
         group = parser.add_argument_group(title)
         for entry in entries:
             if entry.flag is not None:
-                _add_flag(group, entry, entry.flag)
+                default = (defaults or {}).get(entry.name, entry.default)
+                _add_flag(group, dataclasses.replace(entry, default=default), entry.flag)
 
 
 def given_options(namespace: argparse.Namespace, config_class: type) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """The commands ``segue`` and ``text-generation-launcher``. Parses and dispatches; a command imports what it needs."""
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from segue._version import __version__
 from segue.core.config import ConnectConfig, OptionError, ServeConfig, environment, resolve, resolve_connect
-from segue.core.errors import ConfigError, SegueError
 from segue.core.options import resolve_options
 from segue.launcher.arguments import Parser, add_options, given_options
+from segue.launcher.exit_codes import run_command
 
 __all__ = ["main", "text_generation_launcher"]
 
@@ -41,20 +40,11 @@ _LAUNCHER_HELP = """\
 Serve a model with the command line of Text Generation Inference. Segue's own command is `segue serve`.
 """
 
-_VARIANTS = {
-    "DownloadError": "DownloadError",
-    "EngineStartError": "ShardCannotStart",
-    "EngineLostError": "ShardFailed",
-    "PortError": "WebserverCannotStart",
-    "WebserverError": "WebserverFailed",
-}
-"""Our errors → TGI's names, which tooling looks for in ``Error: <Variant>``."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """``segue``. Returns the exit code: 0 done, 1 failed, 2 a wrong command line."""
     namespace = _segue_parser().parse_args(arguments)
-    return _run(namespace.run, namespace)
+    return run_command(namespace.run, namespace)
 
 
 def text_generation_launcher(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +52,7 @@ def text_generation_launcher(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="text-generation-launcher", usage="%(prog)s [OPTIONS]", description=_LAUNCHER_HELP)
     parser.add_argument("-V", "--version", action="version", version=f"text-generation-launcher {__version__} (segue)")
     add_options(parser, ServeConfig)
-    return _run(_launch, parser.parse_args(arguments))
+    return run_command(_launch, parser.parse_args(arguments))
 
 
 def _segue_parser() -> Parser:
@@ -114,28 +104,6 @@ def _segue_parser() -> Parser:
     )
     report.set_defaults(run=_environment)
     return parser
-
-
-def _run(command: Callable[[argparse.Namespace], None], namespace: argparse.Namespace) -> int:
-    try:
-        command(namespace)
-    except OptionError as error:
-        return _fail(f"error: {error}\n\nFor more information, try '--help'.", 2)
-    except ConfigError as error:
-        return _fail(f"Error: ArgumentValidation({json.dumps(str(error), ensure_ascii=False)})", 1)
-    except SegueError as error:
-        return _fail(f"Error: {_VARIANTS.get(type(error).__name__, type(error).__name__)}: {error}", 1)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `segue generate … | head`
-        sys.stderr.close()
-        return 0
-    return 0
-
-
-def _fail(text: str, code: int) -> int:
-    print(text, file=sys.stderr)
-    return code
 
 
 def _serve(namespace: argparse.Namespace) -> None:

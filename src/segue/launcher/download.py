@@ -1,5 +1,9 @@
-"""From the model's name to its folder: a sample, a local folder, or a download from the Hugging Face Hub."""
+"""From the model's name to its folder: a sample, a local folder, or a download from the Hugging Face Hub.
 
+An adapter is merged into its base on the way, and weights that came from the Hub as ``.bin`` are converted.
+"""
+
+import dataclasses
 import functools
 import logging
 import re
@@ -12,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from segue.core.config import ServeConfig
 from segue.core.errors import ConfigError, SegueError
+from segue.launcher.merged_models import base_of, is_adapter, merged_folder, parent_of
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["SAMPLES", "DownloadError", "ModelSource", "choose_files", "find_model"]
+__all__ = ["SAMPLES", "DownloadError", "ModelSource", "choose_files", "download_weights", "find_model", "find_text"]
 
 SAMPLES = {"sample-chat": "chat", "sample-t5": "t5"}
 """Models that ship with Segue: name → folder in ``segue/samples``."""
@@ -24,7 +29,8 @@ SAMPLES = {"sample-chat": "chat", "sample-t5": "t5"}
 _ATTEMPTS = 5
 _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _TORCH_WEIGHTS = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
-_NOT_WEIGHTS = ("arguments", "args", "training")
+_NOT_WEIGHTS = ("arguments", "args", "training", "adapter_model")
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _SMALL_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 
 logger = logging.getLogger(__name__)
@@ -47,36 +53,125 @@ class ModelSource:
 
 
 def find_model(config: ServeConfig, *, retry_wait_s: float = 5.0) -> ModelSource:
-    """The folder of ``config.model_id``, after downloading it if need be.
+    """The folder of ``config.model_id``, after downloading it if need be, and merging it where it is an adapter.
 
     Raises:
         ConfigError: there is no such folder, or it cannot be a model.
         DownloadError: the Hub does not have it, does not give it, or cannot be reached.
     """
+    source = _locate(config, _Hub(config, retry_wait_s))
+    if is_adapter(source.folder):
+        return _merged(config, source, retry_wait_s)
+    _find_parent(config, source, retry_wait_s)
+    folder = _checked(source.folder)
+    if source.sha is not None and _has_only_bin(folder):
+        try:
+            _convert(config, folder)
+        except ConfigError as error:  # a full or read-only disk: the weights can be read as they are
+            logger.warning("The weights of %s stay as they are: %s", source.model_id, error)
+    return source
+
+
+def find_text(config: ServeConfig, *, retry_wait_s: float = 5.0) -> ModelSource:
+    """As ``find_model``, of a model that another process runs: its configuration and tokenizer only."""
+    return _locate(config, _Hub(config, retry_wait_s, with_weights=False))
+
+
+def download_weights(
+    config: ServeConfig, *, extension: str, convert: bool, merge_adapter: bool, retry_wait_s: float = 5.0
+) -> Path:
+    """TGI's ``download-weights``: the folder that then holds all that serving needs.
+
+    ``extension``: the kind of weights to fetch; ``convert``: make safetensors of a model that has only ``.bin``.
+    Raises as ``find_model``.
+    """
+    source = _locate(config, _Hub(config, retry_wait_s, extension=extension))
+    if is_adapter(source.folder):
+        return _merged(config, source, retry_wait_s).folder if merge_adapter else source.folder
+    _find_parent(config, source, retry_wait_s)
+    folder = _checked(source.folder)
+    if extension == ".safetensors" and _has_only_bin(folder):
+        if not convert:
+            raise DownloadError(f"No .safetensors weights found for model {config.model_id}")
+        _convert(config, folder)
+    return folder
+
+
+def _locate(config: ServeConfig, hub: "_Hub") -> ModelSource:
     name = config.model_id
     if name in SAMPLES:
         return ModelSource(model_id=name, folder=Path(__file__).parent.parent / "samples" / SAMPLES[name])
     if config.weights_cache_override is not None:
-        return ModelSource(model_id=name, folder=_checked(Path(config.weights_cache_override)))
+        folder = Path(config.weights_cache_override)
+        if not folder.is_dir():
+            raise ConfigError(f"`weights_cache_override`: {folder} is no folder")
+        return ModelSource(model_id=name, folder=folder)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return ModelSource(model_id=name, folder=_checked(folder))
+        return ModelSource(model_id=name, folder=folder)
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or folder.exists():
         raise ConfigError(f"'{name}' is neither a folder nor a name on the Hub (owner/name)")
-    return _Hub(config, retry_wait_s).fetch()
+    return hub.fetch()
 
 
-def choose_files(names: Iterable[str], *, with_code: bool) -> tuple[list[str], list[str]]:
+def _merged(config: ServeConfig, adapter: ModelSource, retry_wait_s: float) -> ModelSource:
+    """The adapter's name, the merged model's folder."""
+    name, revision = base_of(adapter.folder)
+    base_config = dataclasses.replace(config, model_id=name, revision=revision, weights_cache_override=None)
+    base = find_model(base_config, retry_wait_s=retry_wait_s)
+    return dataclasses.replace(adapter, folder=merged_folder(config, adapter.folder, base.folder))
+
+
+def _find_parent(config: ServeConfig, source: ModelSource, retry_wait_s: float) -> None:
+    """Have what a checkpoint of heads alone is based on at hand; as in TGI, serving decides whether it is missed."""
+    parent = parent_of(source.folder, source.model_id)
+    if parent is None:
+        return
+    logger.info("Downloading parent model %s", parent)
+    try:
+        find_model(
+            dataclasses.replace(config, model_id=parent, revision=None, weights_cache_override=None),
+            retry_wait_s=retry_wait_s,
+        )
+    except SegueError as error:
+        logger.warning("The parent model %s is not at hand: %s", parent, error)
+
+
+def _has_only_bin(folder: Path) -> bool:
+    return not any(folder.glob("*.safetensors")) and any(folder.glob("pytorch_model*.bin"))
+
+
+def _convert(config: ServeConfig, folder: Path) -> None:
+    from segue.launcher.weights_process import convert_weights
+
+    logger.warning(
+        "No safetensors weights found for model %s at revision %s. Converting PyTorch weights to safetensors.",
+        config.model_id,
+        config.revision,
+    )
+    if not config.trust_remote_code:
+        logger.warning("Pickle files may hold code: they are read as plain data, and refused where they hold more")
+    convert_weights(folder)
+
+
+def choose_files(
+    names: Iterable[str], *, with_code: bool, extension: str = ".safetensors"
+) -> tuple[list[str], list[str]]:
     """Of a repository's files those that serving needs: (configuration and tokenizer, weights).
 
-    Weights are safetensors, or PyTorch's where there are no safetensors. Copies in other layouts, other precisions
+    Weights are safetensors, or PyTorch's where there are no safetensors (the other way round for ``extension=".bin"``),
+    or an adapter's where there is nothing else. Copies in other layouts, other precisions
     and the training's own files are left out.
     """
     names = sorted(names)
     small = [name for name in names if _is_small(name, with_code)]
     loose = [name for name in names if name.endswith(".safetensors") and _is_weight(name)]
     weights = [name for name in loose if _SAFETENSORS.fullmatch(name)] or loose
-    return small, weights or [name for name in names if _TORCH_WEIGHTS.fullmatch(name)]
+    torch_weights = [name for name in names if _TORCH_WEIGHTS.fullmatch(name)]
+    weights = (torch_weights or weights) if extension == ".bin" else (weights or torch_weights)
+    if "adapter_config.json" in small and not ("config.json" in small and weights):
+        weights = [name for name in _ADAPTER_WEIGHTS if name in names][:1]
+    return small, weights
 
 
 def _is_small(name: str, with_code: bool) -> bool:
@@ -91,8 +186,6 @@ def _is_weight(name: str) -> bool:
 
 def _checked(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise ConfigError(f"{folder} is a LoRA adapter; serving adapters is not in this version of Segue")
         raise ConfigError(f"{folder} holds no config.json: it is not a model in Hugging Face layout")
     return folder
 
@@ -100,8 +193,12 @@ def _checked(folder: Path) -> Path:
 class _Hub:
     """One repository on the Hub, and the local cache of it."""
 
-    def __init__(self, config: ServeConfig, retry_wait_s: float) -> None:
+    def __init__(
+        self, config: ServeConfig, retry_wait_s: float, *, with_weights: bool = True, extension: str = ".safetensors"
+    ) -> None:
         self._config = config
+        self._with_weights = with_weights
+        self._extension = extension
         self._retry_wait_s = retry_wait_s
         self._name = config.model_id
         self._location: dict[str, Any] = {
@@ -135,8 +232,8 @@ class _Hub:
             folder = Path(snapshot_download(local_files_only=True, **self._location))
         except LocalEntryNotFoundError:
             return None
-        names = [path.name for path in folder.iterdir()]
-        if "config.json" not in names or not choose_files(names, with_code=False)[1]:
+        small, weights = choose_files([path.name for path in folder.iterdir()], with_code=False)
+        if not {"config.json", "adapter_config.json"} & {*small} or not (weights or not self._with_weights):
             return None
         return ModelSource(model_id=self._name, folder=folder, sha=folder.name)
 
@@ -148,8 +245,12 @@ class _Hub:
             num_attempts, lambda: api.model_info(self._name, revision=self._config.revision, timeout=20)
         )
         small, weights = choose_files(
-            [sibling.rfilename for sibling in info.siblings or []], with_code=self._config.trust_remote_code
+            [sibling.rfilename for sibling in info.siblings or []],
+            with_code=self._config.trust_remote_code,
+            extension=self._extension,
         )
+        if not self._with_weights:
+            weights = []
         self._check_list(small, weights)
         started = time.monotonic()
         folder = Path()
@@ -165,11 +266,9 @@ class _Hub:
         return ModelSource(model_id=self._name, folder=folder, sha=info.sha, pipeline_tag=info.pipeline_tag)
 
     def _check_list(self, small: list[str], weights: list[str]) -> None:
-        if "config.json" not in small:
-            if "adapter_config.json" in small:
-                raise DownloadError(f"'{self._name}' is a LoRA adapter; serving them is not in this version of Segue")
+        if not {"config.json", "adapter_config.json"} & {*small}:
             raise DownloadError(f"'{self._name}' has no config.json: it is not a model in Hugging Face layout")
-        if not weights:
+        if self._with_weights and not weights:
             raise DownloadError(f"'{self._name}' has no weights (neither *.safetensors nor pytorch_model*.bin)")
 
     def _retrying(self, num_attempts: int, call: Callable[[], ResultT]) -> ResultT:

@@ -22,12 +22,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from segue.core.config import ServeConfig
+from segue.core.config import ServeConfig, environment
 from segue.core.errors import ConfigError, SegueError, TemplateError
 from segue.engine.remote import RemoteEngine
 from segue.launcher.download import ModelSource, find_model
 from segue.launcher.engine_process import EngineSupervisor
 from segue.launcher.progress import LoadingBar
+from segue.launcher.shard_socket import ShardSocket
+from segue.launcher.shards import check_shards
 from segue.launcher.tokenizer_files import ensure_tokenizer
 
 if TYPE_CHECKING:
@@ -35,7 +37,18 @@ if TYPE_CHECKING:
     from segue.launcher.http_server import HTTPServer
     from segue.server.state import ServedModel
 
-__all__ = ["EngineLostError", "PortError", "WebserverError", "bind", "load_text", "serve"]
+__all__ = [
+    "EngineLostError",
+    "Interrupted",
+    "Launcher",
+    "PortError",
+    "WebserverError",
+    "bind",
+    "load_text",
+    "run_launcher",
+    "serve",
+    "stoppable",
+]
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -65,13 +78,27 @@ def serve(config: ServeConfig) -> None:
         EngineStartError: the engine could not load the model.
         EngineLostError, WebserverError: serving ended by itself.
     """
-    with contextlib.suppress(_Stop), _stoppable(), contextlib.closing(bind(config.hostname, config.port)) as listener:
-        source = find_model(config)
+    check_shards(config, environment())
+    run_launcher(config, find_model, Launcher)
+
+
+def run_launcher(
+    config: ServeConfig,
+    find: Callable[[ServeConfig], ModelSource],
+    make: "Callable[[ServeConfig, ModelSource, socket.socket], Launcher]",
+) -> None:
+    """Take the port, find the model, run a launcher until a signal to stop. To be called in the main thread."""
+    with (
+        contextlib.suppress(Interrupted),
+        stoppable(),
+        contextlib.closing(bind(config.hostname, config.port)) as listener,
+    ):
+        source = find(config)
         logger.info("Model %s in %s", source.model_id, source.folder)
-        _run(_Launcher(config, source, listener).run())
+        _run(make(config, source, listener).run())
 
 
-class _Launcher:
+class Launcher:
     """One run of the server."""
 
     def __init__(self, config: ServeConfig, source: ModelSource, listener: socket.socket) -> None:
@@ -82,9 +109,10 @@ class _Launcher:
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:
+        """Until a signal to stop, and the end of what then runs."""
         self._listen_to_signals()
-        with tempfile.TemporaryDirectory(prefix="segue-") as folder, LoadingBar(self._config) as bar:
-            handle = RemoteEngine(f"ipc://{folder}/engine")
+        with _engine_endpoint(self._config) as endpoint, LoadingBar(self._config) as bar:
+            handle = RemoteEngine(endpoint)
             supervisor = EngineSupervisor(self._config, self._source.folder, handle, on_progress=bar.update)
             engine = asyncio.create_task(supervisor.run(), name="engine supervisor")
             await asyncio.sleep(0)  # the engine process starts here, and loads while this one does
@@ -177,11 +205,27 @@ class _Launcher:
     def _say_connected(self, handle: RemoteEngine) -> None:
         info = handle.info
         logger.info("Setting max batch total tokens to %d", info.max_batch_total_tokens)
+        logger.info("Using backend V3")
         logger.info("Using prefix caching = %s", self._config.prefix_caching)
         logger.info("Using Attention = %s", self._config.attention or "paged")
         address, port = self._listener.getsockname()[:2]
         logger.info("Serving %s at http://%s:%d", self._source.model_id, _reachable(address), port)
         logger.info("Connected")
+
+
+@contextlib.contextmanager
+def _engine_endpoint(config: ServeConfig) -> Iterator[str]:
+    """Where TGI's engine would listen, so that its benchmark finds ours; a place of its own where that is taken."""
+    shared = ShardSocket(f"{config.shard_uds_path}-0")
+    if shared.claim():
+        try:
+            yield shared.endpoint
+        finally:
+            shared.release()
+    else:
+        with tempfile.TemporaryDirectory(prefix="segue-") as folder:
+            logger.info("%s belongs to another server: the engine's socket is in %s", shared.path, folder)
+            yield f"ipc://{folder}/engine"
 
 
 def load_text(config: ServeConfig, source: ModelSource) -> "ServedModel":
@@ -280,20 +324,21 @@ def _stop_signals() -> list[signal.Signals]:
     return [n for n in STOP_SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
 
 
-class _Stop(Exception):
+class Interrupted(Exception):
     """A signal to stop came before there was an event loop to hear it."""
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn the signals to stop into ``_Stop``, until the event loop takes them over."""
+def stoppable() -> Iterator[list[signal.Signals]]:
+    """Turn the signals to stop into ``Interrupted``, until the event loop takes them over."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _Stop
+        raise Interrupted
 
-    before = {number: signal.signal(number, stop) for number in _stop_signals()}
+    numbers = _stop_signals()
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield
+        yield numbers
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

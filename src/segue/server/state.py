@@ -23,12 +23,13 @@ from segue.text.tokenizer import Tokenizer, TokenSpan
 if TYPE_CHECKING:
     from segue.server.otlp import TraceExporter
 
-__all__ = ["ServedModel", "Server"]
+__all__ = ["API_VERSION", "ServedModel", "Server"]
 
 T = TypeVar("T")
 
 _TGI_VERSION = "3.3.6"
 """The version whose API this is: clients compare ``/info``'s version with TGI's."""
+API_VERSION = f"{_TGI_VERSION}+segue.{segue.__version__}"
 
 
 def _describe_nothing(model_id: str) -> ModelDescription:
@@ -59,7 +60,7 @@ class Server:
         self.engine = engine
         self.model = model
         self.metrics = Metrics(engine.info)
-        self.version = f"{_TGI_VERSION}+segue.{segue.__version__}"
+        self.version = API_VERSION
         self.system_fingerprint = f"{self.version}-native"
         self.words = OpenAIWords(config.openai_dialect)
         self.compute_type = config.compute_type or f"1-{engine.info.device_name or engine.info.device}"
