@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
@@ -56,13 +56,20 @@ __all__ = [
 ]
 
 
+def _show_both_names(schema: dict[str, Any]) -> None:
+    """TGI documents ``arguments`` and writes it, OpenAI's clients send ``parameters``."""
+    schema["properties"]["arguments"] = schema["properties"]["parameters"]
+
+
 class FunctionDefinition(WireModel):
     """A function that the model may call, or a call of it."""
 
+    model_config = ConfigDict(json_schema_extra=_show_both_names)
+
     name: str
     description: str | None = None
-    arguments: Any = Field(validation_alias=AliasChoices("parameters", "arguments"))
-    """Of a tool: JSON Schema of the arguments. Of a call: the arguments as JSON text."""
+    arguments: Any = Field(default=None, validation_alias=AliasChoices("parameters", "arguments"))
+    """Of a tool: JSON Schema of the arguments; without it there are none. Of a call: the arguments as JSON text."""
 
 
 class Tool(WireModel):
@@ -78,6 +85,12 @@ class ToolCall(WireModel):
     id: str
     type: str
     function: FunctionDefinition
+
+    @model_validator(mode="after")
+    def _has_arguments(self) -> Self:
+        if "arguments" not in self.function.model_fields_set:
+            raise PydanticCustomError("missing_field", "missing field `{field}`", {"field": "arguments"})
+        return self
 
 
 class FunctionName(WireModel):
@@ -225,11 +238,13 @@ class ChatRequest(WireModel):
     top_p: F32 | None = Field(default=None, examples=[0.95])
     """Sample among the most probable tokens that together have this probability. Greater than 0, at most 1."""
     tools: Items[Tool] | None = None
-    """Functions that the model may call."""
-    tool_prompt: str | None = None
-    """Text that introduces the tools."""
+    """Functions that the model may call. Cannot be combined with ``response_format``."""
+    tool_prompt: str | None = Field(default=None, examples=["Given the functions available, answer with a call."])
+    """Text that introduces the tools, and asks for JSON. Given, the model's own format of calls is not used."""
     tool_choice: ToolChoice | None = None
-    """``auto``, ``none``, ``required``, or a function."""
+    """``auto`` (default): text or calls; ``none``: text; ``required``: calls; a function: a call of that one."""
+    parallel_tool_calls: bool | None = None
+    """False: one call at most. More than one come only from models whose own format has them."""
     response_format: ResponseFormat | None = None
     """Constrain the text."""
     stream_options: StreamOptions | None = None
@@ -282,12 +297,16 @@ class TextMessage(WireModel):
 
     role: str = Field(examples=["assistant"])
     content: str
+    tool_call_id: str | None = None
+    """Part of TGI's schema; an answer never has it."""
 
 
 class ToolCallMessage(WireModel):
     """The model's answer as calls."""
 
     role: str = Field(examples=["assistant"])
+    content: str | None = None
+    """What the model said beside the calls."""
     tool_calls: list[ToolCall]
 
 
@@ -326,16 +345,19 @@ class DeltaToolCall(WireModel):
     """A piece of a streamed call."""
 
     index: U32
-    id: str
-    type: str
+    """Of the call in the answer."""
+    id: str | None = None
+    """In the first piece of each call; under ``--openai-dialect tgi`` in all."""
+    type: str | None = None
     function: Function
 
 
 class ToolCallDelta(WireModel):
     """The next piece of the answer, as calls."""
 
-    role: str = Field(examples=["assistant"])
-    tool_calls: list[DeltaToolCall]
+    role: str | None = Field(default=None, examples=["assistant"])
+    tool_calls: list[DeltaToolCall] | None = None
+    """Missing in the chunk that only says why the answer ended."""
 
 
 ChatCompletionDelta = TypeAliasType("ChatCompletionDelta", ToolCallDelta | TextMessage)

@@ -162,6 +162,8 @@ class Ask:
     parameters: GenerateParameters
     input_ids: tuple[int, ...] | None = None
     """The prompt, where it came as token ids; ``inputs`` is then not read."""
+    grammar: Grammar | None = None
+    """What the answer is held to, where that is nothing that ``parameters`` could name."""
     add_special_tokens: bool = True
     received_time: float
     """``time.monotonic()``."""
@@ -264,7 +266,9 @@ class Admission:
         if parameters.truncate is not None:
             input_ids = input_ids[-parameters.truncate :]
         max_new_tokens = self._max_new_tokens(len(input_ids), parameters.max_new_tokens)
-        grammar = None if parameters.grammar is None else await self._admit_grammar(parameters.grammar)
+        grammar = ask.grammar
+        if parameters.grammar is not None:
+            grammar = await self._admit_grammar(parameters.grammar)
         self._metrics.input_length.observe(len(input_ids))
         self._metrics.max_new_tokens.observe(min(max_new_tokens, _RESERVED_NEW_TOKENS))
         return AdmittedRequest(

@@ -5,7 +5,7 @@ expression is compiled by the engine alone: as in TGI, a wrong one fails its gen
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -51,6 +51,16 @@ class GrammarAdmission:
         source = await asyncio.get_running_loop().run_in_executor(self._threads, _checked_source, schema)
         return Grammar("json_schema", source)
 
+    async def admit_calls(self, parameters: Sequence[object], lark: Callable[[Sequence[str]], str]) -> Grammar:
+        """What ``lark`` makes of the JSON texts of the schemas ``parameters``, one a function.
+
+        Raises ValidationError.
+        """
+        if not self._is_enabled:
+            raise ValidationError("grammar is not supported")
+        source = await asyncio.get_running_loop().run_in_executor(self._threads, _checked_lark, parameters, lark)
+        return Grammar("lark", source)
+
 
 def wire_grammar(given: ResponseFormat | None) -> GrammarType | None:
     """``response_format`` in OpenAI's shapes or in TGI's, as TGI's grammar."""
@@ -75,15 +85,26 @@ def _checked_source(value: object) -> str:
     return source
 
 
-def _schema_source(value: object) -> str:
-    """The schema's JSON text for the engine. Raises ValidationError."""
+def _checked_lark(parameters: Sequence[object], lark: Callable[[Sequence[str]], str]) -> str:
+    source = lark([_schema_source(each, is_part=True) for each in parameters])
+    if len(source) > MAX_SCHEMA_CHARS:
+        raise ValidationError(f"grammar is not valid: the schemas are longer than {MAX_SCHEMA_CHARS} characters")
+    fault = _lark_fault(source)
+    if fault is not None:
+        raise ValidationError(f"cannot compile regex from schema: {fault}")
+    return source
+
+
+def _schema_source(value: object, *, is_part: bool = False) -> str:
+    """The schema's JSON text for the engine, or for a part of a Lark grammar. Raises ValidationError."""
     try:
         schema = read_schema(value)
         if not isinstance(schema, Mapping):
             raise ValidationError("grammar is not supported")
-        if not is_object_schema(schema):
+        if not is_part and not is_object_schema(schema):
             raise SchemaError("Grammar must have a 'properties' field")
-        source = encode(tgi_schema(schema)).decode()
+        # Options cannot be given beside a Lark grammar.
+        source = encode({**tgi_schema(schema), **({"x-guidance": JSON_OPTIONS} if is_part else {})}).decode()
     except (SchemaError, RecursionError) as error:
         raise ValidationError(f"grammar is not valid: {error}") from error
     if len(source) > MAX_SCHEMA_CHARS:
@@ -108,11 +129,23 @@ def _num_pattern_chars(value: object) -> int:
 
 @lru_cache(MAX_CACHED)
 def _fault(source: str) -> str | None:
+    from llguidance import LLMatcher
+
+    return _compile_fault(lambda: LLMatcher.grammar_from_json_schema(source, overrides=JSON_OPTIONS))
+
+
+@lru_cache(MAX_CACHED)
+def _lark_fault(source: str) -> str | None:
+    from llguidance import LLMatcher
+
+    return _compile_fault(lambda: LLMatcher.grammar_from_lark(source))
+
+
+def _compile_fault(grammar: Callable[[], str]) -> str | None:
     from llguidance import LLMatcher, LLParserLimits
 
     try:
-        grammar = LLMatcher.grammar_from_json_schema(source, overrides=JSON_OPTIONS)
-        text = LLMatcher.validate_grammar(grammar, limits=LLParserLimits(**PARSER_LIMITS))
+        text = LLMatcher.validate_grammar(grammar(), limits=LLParserLimits(**PARSER_LIMITS))
     except ValueError as error:
         text = str(error)
     return " ".join(text.replace("<non-verbose/>", "").split()) or None

@@ -8,6 +8,13 @@
 | ``error`` of a failed request  | a string                  | object; ``error_type`` stays  | as mixed           |
 | a body that cannot be read     | plain text                | plain text                    | an error object    |
 | ``finish_reason``: stop string | ``stop_sequence``         | ``stop_sequence``             | ``stop``           |
+| … calls of functions           | ``stop``                  | ``tool_calls``                | as mixed           |
+| ``id`` of a call               | ``0``; counted in streams | nine digits                   | ``call_…``         |
+| message of calls               | no ``content``; functions | ``content`` is null or the    | as mixed           |
+|                                | have a ``description``    | text before the calls         |                    |
+| pieces of calls in a stream    | each with id and type     | id, type and name once        | as mixed           |
+| how functions are called       | TGI's forced JSON         | the model's own format where  | as mixed           |
+|                                |                           | its template has one          |                    |
 | … in a completion's stream     | "" then ``eos_token``     | "" then ``eos_token``         | null then ``stop`` |
 | text of special tokens there   | sent                      | sent                          | left out           |
 
@@ -35,9 +42,15 @@ class OpenAIWords:
     def new_id(self, prefix: str) -> str:
         return "" if self.is_tgi else prefix + secrets.token_hex(12)
 
-    def finish_reason(self, reason: FinishReason | None) -> str:
+    def new_call_id(self) -> str:
+        """Of a call of a function. Digits, because ``text_generation`` reads ids as integers."""
+        return f"call_{secrets.token_hex(12)}" if self.is_openai else str(10**8 + secrets.randbelow(9 * 10**8))
+
+    def finish_reason(self, reason: FinishReason | None, *, has_calls: bool = False) -> str:
         """Of an answer at once, and of a chat's stream."""
         assert reason is not None, "the generation has not ended"
+        if has_calls and not self.is_tgi and reason is not FinishReason.LENGTH:
+            return "tool_calls"
         if reason is FinishReason.EOS_TOKEN or (self.is_openai and reason is FinishReason.STOP_SEQUENCE):
             return "stop"
         return reason.value

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from msgspec.json import encode
 from starlette.requests import ClientDisconnect
@@ -23,6 +23,7 @@ from segue.server.state import Server
 __all__ = [
     "DONE",
     "ChatEvents",
+    "ChatShape",
     "Dialect",
     "EventStream",
     "GenerateEvents",
@@ -115,6 +116,19 @@ class StreamUsage:
         return usage([each for _, each in sorted(self._generations.items())], self._choices_per_prompt)
 
 
+class ChatShape(TypedDict):
+    """What the chunks of one choice share."""
+
+    chunk_id: str
+    model: str
+    system_fingerprint: str
+    wants_logprobs: bool
+    usage: StreamUsage | None
+    """None: not asked for."""
+    index: int
+    """Of the choice."""
+
+
 class ChatEvents(OpenAIEvents):
     """``/v1/chat/completions``: one chunk a token; a last chunk without choices carries the usage, if asked for."""
 
@@ -129,7 +143,7 @@ class ChatEvents(OpenAIEvents):
         usage: StreamUsage | None,
         index: int = 0,
     ) -> None:
-        """``usage``: None: not asked for. ``index``: of the choice."""
+        """The fields of ``ChatShape``."""
         super().__init__(words)
         self._wants_logprobs = wants_logprobs
         self._usage = usage
@@ -142,7 +156,8 @@ class ChatEvents(OpenAIEvents):
             "system_fingerprint": system_fingerprint,
         }
         self._chunk = b'data: %b,"choices":' % encode(head)[:-1]
-        self._head = b'%b[{"index":%d,"delta":{"role":"assistant","content":' % (self._chunk, index)
+        self._delta_head = b'%b[{"index":%d,"delta":' % (self._chunk, index)
+        self._head = self._delta_head + b'{"role":"assistant","content":'
 
     def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
         before = len(generation.tokens) - len(tokens)
@@ -159,11 +174,14 @@ class ChatEvents(OpenAIEvents):
             events.append(
                 b'%b%b},"logprobs":%b,"finish_reason":%b}],"usage":null}\n\n' % (self._head, content, logprobs, reason)
             )
-        if is_end and self._usage is not None:
-            total = self._usage.add(self._index, generation)
-            if total is not None:
-                events.append(b'%b[],"usage":%b}\n\n' % (self._chunk, encode(total)))
+        if is_end:
+            events.append(self._usage_event(generation))
         return b"".join(events)
+
+    def _usage_event(self, generation: Generation) -> bytes:
+        """After the end of the choice: the last chunk of all, if it is asked for and due."""
+        total = None if self._usage is None else self._usage.add(self._index, generation)
+        return b"" if total is None else b'%b[],"usage":%b}\n\n' % (self._chunk, encode(total))
 
 
 def chat_logprob(generation: Generation, index: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class ChatTemplate:
         """Raises TemplateError when ``source`` is not a template."""
         for old, new in _REWRITES.items():
             source = source.replace(old, new)
+        self.source = source
         tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._tokens = {name: token for name, token in tokens.items() if token is not None}
         environment = _environment()

@@ -26,6 +26,11 @@ class ToolFormat:
     allows_many: bool = True
     """The template can show several calls in one message."""
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Texts that may be tokens of their own."""
+        return (self.opening, self.closing) if self.closing and not self.is_list else (self.opening,)
+
 
 HERMES = ToolFormat(name="hermes", opening="<tool_call>", closing="</tool_call>")
 """Nous Hermes, Qwen 2.5 and 3, and many others: a pair of marks around each call."""
@@ -69,11 +74,10 @@ def lark_grammar(
 
     ``functions``: names, and JSON Schemas of their arguments as JSON text. ``token_ids``: of the marks that are tokens.
     """
-    marks = {
-        mark: f"<[{token_ids[mark]}]>" if mark in token_ids else json.dumps(mark)
+    opening, closing = (
+        f"<[{token_ids[mark]}]>" if mark in token_ids else json.dumps(mark)
         for mark in (tool_format.opening, tool_format.closing)
-    }
-    opening, closing = marks[tool_format.opening], marks[tool_format.closing]
+    )
     repeats = allows_many and tool_format.allows_many
     if tool_format.is_list:
         bracket = json.dumps(" [" if f"{tool_format.opening} [" in template else "[")

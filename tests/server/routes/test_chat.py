@@ -241,8 +241,8 @@ async def test_C10_overload_in_the_stream_is_called_422_too(serve: Serve) -> Non
         ),
         (
             {},
-            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
-            "Tool error: tools are not supported",
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}], "tool_choice": "g"},
+            "Tool error: Tool with name g not found",
             "tool_error",
         ),
     ],

@@ -1,17 +1,19 @@
 """``/v1/chat/completions`` and ``/chat_tokenize``."""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from segue.core.errors import RequestError, TemplateError, ToolError
+from segue.core.errors import RequestError, TemplateError
 from segue.protocol.openai import ChatRequest
 from segue.protocol.tgi import GenerateParameters
 from segue.server.admission import Ask
 from segue.server.bodies import read_json
-from segue.server.generation import Generation, all_or_none, generate, longest_headers
+from segue.server.generation import all_or_none, longest_headers
 from segue.server.grammars import wire_grammar
 from segue.server.openai_parameters import choices, logit_bias, randomness, stop_strings
 from segue.server.replies import json_reply
@@ -19,6 +21,7 @@ from segue.server.state import Server
 from segue.server.stream import (
     DONE,
     ChatEvents,
+    ChatShape,
     EventStream,
     StreamUsage,
     chat_logprob,
@@ -27,10 +30,12 @@ from segue.server.stream import (
     unless_client_leaves,
     usage,
 )
-from segue.text.chat_template import cut_after_final_message
+from segue.server.tool_events import ToolChatEvents, message_of_calls
+from segue.server.tools import Answer, Reading, ToolOffer, Turn, answer_turn, call_ids, find_offer, stream_turn
+from segue.text.chat_template import ChatTemplate, cut_after_final_message
 from segue.text.messages import template_messages
 
-__all__ = ["chat_ask", "chat_completions", "chat_tokenize", "run_chat"]
+__all__ = ["chat_ask", "chat_completions", "chat_tokenize", "chat_turn", "run_chat"]
 
 
 async def chat_completions(server: Server, request: Request) -> ASGIApp:
@@ -43,16 +48,17 @@ async def run_chat(server: Server, request: Request, body: ChatRequest) -> ASGIA
     """The answer to ``body``."""
     server.metrics.request_count.add()
     try:
-        asks = choices(await chat_ask(server, body), body.n, server.config.max_concurrent_requests)
+        turns = _turns(server, body, await chat_turn(server, body))
     except RequestError as error:
         server.record_failure("chat_completions", error)
         raise
     model = body.model if body.model not in (None, "tgi") else server.model.model_id
     if body.stream:
-        return _streamed(server, body, asks, str(model))
-    work = all_or_none([generate(server, ask) for ask in asks])
+        return _streamed(server, body, turns, str(model))
+    work = all_or_none([answer_turn(server, turn) for turn in turns])
     answers = await unless_client_leaves(request.receive, work, server.metrics.dropped)
-    generations = [answer.best for answer in answers]
+    generations = [answer.generation for answer in answers]
+    new_id = call_ids(server, body)
     reply = {
         "object": "chat.completion",
         "id": server.words.new_id("chatcmpl-"),
@@ -60,68 +66,98 @@ async def run_chat(server: Server, request: Request, body: ChatRequest) -> ASGIA
         "model": model,
         "system_fingerprint": server.system_fingerprint,
         "choices": [
-            _choice(server, index, generation, wants_logprobs=bool(body.logprobs))
-            for index, generation in enumerate(generations)
+            _choice(server, index, answer, new_id, wants_logprobs=bool(body.logprobs))
+            for index, answer in enumerate(answers)
         ],
         "usage": usage(generations, len(generations)),
     }
     return json_reply(reply, headers=longest_headers(generations, server.compute_type))
 
 
-async def chat_ask(server: Server, body: ChatRequest) -> Ask:
-    """The conversation as a prompt. Raises RequestError."""
-    return Ask(
+async def chat_turn(server: Server, body: ChatRequest) -> Turn:
+    """The conversation as a prompt, and the functions that the answer may call. Raises RequestError."""
+    template = _template(server)
+    offer = find_offer(body, template, is_tgi=server.words.is_tgi)
+    ask = Ask(
         name="chat_completions",
-        inputs=await _prompt(server, body),
+        inputs=await _prompt(server, body, template, offer),
         parameters=_parameters(server, body),
         add_special_tokens=False,
         received_time=time.monotonic(),
     )
+    if offer is None:
+        return Turn(ask=ask)
+    plain = None
+    if offer.may_decline:
+        plain = replace(ask, inputs=await _prompt(server, body, template, None))
+    return Turn(ask=await offer.hold(server, ask), offer=offer, plain=plain)
+
+
+async def chat_ask(server: Server, body: ChatRequest) -> Ask:
+    """The conversation as a prompt, for answers that are not read. Raises RequestError."""
+    return (await chat_turn(server, body)).ask
 
 
 async def chat_tokenize(server: Server, request: Request) -> ASGIApp:
     """The prompt that the messages become, and its tokens."""
     body = await read_json(request, ChatRequest, server.config.payload_limit)
     server.metrics.request_count.add()
-    prompt = await _prompt(server, body)
+    template = _template(server)
+    prompt = await _prompt(server, body, template, find_offer(body, template, is_tgi=server.words.is_tgi))
     tokens = await server.encode_with_offsets(prompt, add_special_tokens=False)
     return json_reply({"tokenize_response": tokens, "templated_text": prompt})
 
 
-def _streamed(server: Server, body: ChatRequest, asks: list[Ask], model: str) -> ASGIApp:
+def _turns(server: Server, body: ChatRequest, turn: Turn) -> list[Turn]:
+    """One for each of ``n`` choices. Raises ValidationError."""
+    asks = choices(turn.ask, body.n, server.config.max_concurrent_requests)
+    if turn.plain is None:
+        return [replace(turn, ask=ask) for ask in asks]
+    plains = choices(turn.plain, body.n, server.config.max_concurrent_requests)
+    return [replace(turn, ask=ask, plain=plain) for ask, plain in zip(asks, plains, strict=True)]
+
+
+def _streamed(server: Server, body: ChatRequest, turns: list[Turn], model: str) -> ASGIApp:
     chunk_id = server.words.new_id("chatcmpl-")
-    total = StreamUsage(len(asks), len(asks)) if body.stream_options and body.stream_options.include_usage else None
-    streams = [
-        stream_events(
-            server,
-            ask,
-            ChatEvents(
-                server.words,
-                chunk_id=chunk_id,
-                model=model,
-                system_fingerprint=server.system_fingerprint,
-                wants_logprobs=bool(body.logprobs),
-                usage=total,
-                index=index,
-            ),
+    total = StreamUsage(len(turns), len(turns)) if body.stream_options and body.stream_options.include_usage else None
+    streams = []
+    for index, turn in enumerate(turns):
+        shape = ChatShape(
+            chunk_id=chunk_id,
+            model=model,
+            system_fingerprint=server.system_fingerprint,
+            wants_logprobs=bool(body.logprobs),
+            usage=total,
+            index=index,
         )
-        for index, ask in enumerate(asks)
-    ]
-    headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(asks[0].inputs))}
+        if turn.offer is None:
+            streams.append(stream_events(server, turn.ask, ChatEvents(server.words, **shape)))
+        else:
+            reading = Reading(turn.offer, is_gradual=True)
+            events = ToolChatEvents(server.words, reading, call_ids(server, body), **shape)
+            streams.append(stream_turn(server, turn, events))
+    headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(turns[0].ask.inputs))}
     return EventStream(streams[0] if len(streams) == 1 else merge(streams), headers, last=DONE)
 
 
-async def _prompt(server: Server, body: ChatRequest) -> str:
-    if body.response_format is not None and body.tools is not None:
-        raise ToolError("Grammar and tools are mutually exclusive")
-    if body.tools and body.tool_choice != "none":
-        raise ToolError("tools are not supported")
-    template = server.model.chat_template
-    if template is None:
+def _template(server: Server) -> ChatTemplate:
+    """Raises TemplateError."""
+    if server.model.chat_template is None:
         raise TemplateError("template not found")
+    return server.model.chat_template
+
+
+async def _prompt(server: Server, body: ChatRequest, template: ChatTemplate, offer: ToolOffer | None) -> str:
     given = [message.model_dump(exclude_none=True) for message in body.messages]
-    messages = template_messages(given, uses_tool_calls=template.uses_tool_calls)
-    return await server.in_thread(lambda: cut_after_final_message(template.render(messages), messages))
+
+    def render() -> str:
+        messages = template_messages(given, uses_tool_calls=template.uses_tool_calls)
+        tools = None
+        if offer is not None:
+            messages, tools = offer.told(messages)
+        return cut_after_final_message(template.render(messages, tools=tools), messages)
+
+    return await server.in_thread(render)
 
 
 def _parameters(server: Server, body: ChatRequest) -> GenerateParameters:
@@ -145,13 +181,18 @@ def _parameters(server: Server, body: ChatRequest) -> GenerateParameters:
     )
 
 
-def _choice(server: Server, index: int, generation: Generation, *, wants_logprobs: bool) -> dict[str, Any]:
-    logprobs = None
+def _choice(
+    server: Server, index: int, answer: Answer, new_id: Callable[[], str], *, wants_logprobs: bool
+) -> dict[str, Any]:
+    generation, logprobs = answer.generation, None
     if wants_logprobs:
         logprobs = {"content": [chat_logprob(generation, number) for number in range(len(generation.tokens))]}
+    message = {"role": "assistant", "content": answer.text}
+    if answer.calls:
+        message = message_of_calls(server.words, answer, new_id)
     return {
         "index": index,
-        "message": {"role": "assistant", "content": generation.text()},
+        "message": message,
         "logprobs": logprobs,
-        "finish_reason": server.words.finish_reason(generation.finish_reason),
+        "finish_reason": server.words.finish_reason(generation.finish_reason, has_calls=bool(answer.calls)),
     }
