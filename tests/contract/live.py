@@ -6,11 +6,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
+import uvloop
 from fakes import FakeRunner
 from serving import CHAT_TEMPLATE, INFO, RunningServer, byte_tokenizer, echo, is_boom
 from starlette.types import ASGIApp
@@ -27,6 +29,7 @@ from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.server.app import build_app
 from segue.server.state import ServedModel
 from segue.text.chat_template import ChatTemplate
+from segue.text.tokenizer import Tokenizer
 
 __all__ = ["TIMEOUT_S", "GatedRunner", "LiveServer", "fake_server", "listening", "model_server"]
 
@@ -82,8 +85,12 @@ class LiveServer(RunningServer):
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=TIMEOUT_S)
 
+    @cached_property
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=self.headers, timeout=TIMEOUT_S)
+
     def post(self, path: str, body: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, headers=self.headers, timeout=TIMEOUT_S)
+        return self.http.post(path, json=body)
 
     def generate(self, inputs: str, **parameters: Any) -> dict[str, Any]:
         """The reply of ``/generate`` with its details."""
@@ -94,7 +101,7 @@ class LiveServer(RunningServer):
 
     def metric(self, name: str) -> float:
         """A sample by its name and labels as ``/metrics`` writes them."""
-        lines = httpx.get(f"{self.url}/metrics", timeout=TIMEOUT_S).text.splitlines()
+        lines = self.http.get("/metrics").text.splitlines()
         [value] = [line.rsplit(" ", 1)[1] for line in lines if line.rsplit(" ", 1)[0] == name]
         return float(value)
 
@@ -116,7 +123,12 @@ def listening(app: ASGIApp) -> Iterator[str]:
     """Serves ``app``; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         http = uvicorn.Server(uvicorn.Config(app, http="httptools", log_config=None, access_log=False, lifespan="on"))
-        thread = threading.Thread(target=lambda: asyncio.run(http.serve(sockets=[listener])), daemon=True)
+
+        def serve() -> None:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(http.serve(sockets=[listener]))
+
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         http.should_exit = True
@@ -130,6 +142,7 @@ def fake_server(
     runner: FakeRunner | None = None,
     engine: EngineConfig | None = None,
     info: EngineInfo = INFO,
+    tokenizer: Tokenizer | None = None,
     chat_template: str | None = CHAT_TEMPLATE,
     has_grammars: bool = False,
     **options: Any,
@@ -140,7 +153,7 @@ def fake_server(
     """
     runner = runner or FakeRunner(next_token=echo, fails=is_boom)
     engine_config = engine or EngineConfig(num_blocks=info.num_blocks, block_size=info.block_size)
-    tokenizer = byte_tokenizer(folder)
+    tokenizer = tokenizer or byte_tokenizer(folder)
     model = ServedModel(
         model_id="test/model",
         tokenizer=tokenizer,
@@ -177,3 +190,4 @@ def _serving(config: ServeConfig, engine: Engine, info: EngineInfo, model: Serve
         server = LiveServer(url, key, config.max_concurrent_requests, engine=handle)
         handle.on_step.append(lambda stats: setattr(server, "stats", stats))
         yield server
+        server.http.close()
