@@ -81,7 +81,7 @@ def test_engine_killed_under_streams(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_drain(model: Path, tmp_path: Path, number: int) -> None:
+def test_H11_signals_drain(model: Path, tmp_path: Path, number: int) -> None:
     with running(tmp_path, str(model)) as server:
         family = server.children()
         (stream,) = begin(server, 1, 500)
@@ -107,7 +107,7 @@ def test_nohup(model: Path, tmp_path: Path) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_draining_ends_at_the_timeout(model: Path, tmp_path: Path) -> None:
+def test_H11_draining_ends_at_the_timeout(model: Path, tmp_path: Path) -> None:
     with running(tmp_path, str(model), "-g", "0") as server:
         family = server.children()
         (stream,) = begin(server, 1, 2000)
@@ -118,7 +118,7 @@ def test_draining_ends_at_the_timeout(model: Path, tmp_path: Path) -> None:
         wait_gone(family)
 
 
-def test_a_second_signal_ends_at_once(model: Path, tmp_path: Path) -> None:
+def test_H11_a_second_signal_ends_at_once(model: Path, tmp_path: Path) -> None:
     with running(tmp_path, str(model)) as server:
         family = server.children()
         (stream,) = begin(server, 1, 2000)
@@ -215,7 +215,7 @@ def test_json_output(model: Path, tmp_path: Path) -> None:
         assert "Connected" in messages
 
 
-def test_metrics_on_their_own_port(model: Path, tmp_path: Path) -> None:
+def test_M2_metrics_on_their_own_port(model: Path, tmp_path: Path) -> None:
     port = free_port()
     with running(tmp_path, str(model), "--prometheus-port", str(port)) as server:
         metrics = httpx.get(f"http://127.0.0.1:{port}/metrics")
