@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
 from segue.core.errors import ConfigError
-from segue.models.loader import weight_files
+from segue.models.weight_files import weight_files
 
 CONFIG = LlamaConfig(
     vocab_size=97,

@@ -3,19 +3,28 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.kernels import onednn, plain
+from segue.kernels import onednn, plain, quantized
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
+from segue.kernels.quantized import QuantizedWeight
 
-__all__ = ["linear", "pack", "paged_attention", "varlen_attention", "write_kv"]
+__all__ = ["Packed", "linear", "pack", "paged_attention", "varlen_attention", "write_kv"]
 
 
-def pack(weight: Tensor) -> Tensor:
+Packed = Tensor | QuantizedWeight
+"""What ``pack`` gives."""
+
+
+def pack(weight: Packed) -> Packed:
     """weight [out, in] in the form that ``linear`` reads fastest on its device; ``weight`` itself where it is that."""
+    if isinstance(weight, QuantizedWeight):
+        return weight
     return onednn.pack(weight) if onednn.can_pack(weight) else weight
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, weight: Packed, bias: Tensor | None) -> Tensor:
     """x [num_tokens, in] · weight [out, in] ᵀ + bias [out] → [num_tokens, out]; ``weight`` packed or not."""
+    if isinstance(weight, QuantizedWeight):
+        return quantized.linear(x, weight, bias)
     if weight.is_mkldnn:
         return onednn.linear(x, weight, bias)
     return F.linear(x, weight, bias)

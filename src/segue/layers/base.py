@@ -38,6 +38,10 @@ class Layer(nn.Module):
             raise ConfigError(f"{name} has shape {tuple(tensor.shape)} in the checkpoint, expected {tuple(expected)}")
         setattr(self, name, nn.Parameter(tensor, requires_grad=False))
 
+    def missing(self) -> list[str]:
+        """Parameters that no tensor of the checkpoint gave a value to."""
+        return [name for name, weight in self.named_parameters(recurse=False) if weight.is_meta]
+
     def finish_loading(self) -> None:
         """Called once after the model's last tensor: derive here what follows from the weights."""
 

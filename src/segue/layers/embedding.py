@@ -1,11 +1,14 @@
 """Token and position embeddings, and the output head."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.kernels import ops
-from segue.layers.base import Layer, emptied, parameter
+from segue.kernels.quantized import QuantizedWeight
+from segue.layers.base import Layer, parameter
+from segue.layers.linear import Linear
 
 __all__ = ["Embedding", "OutputHead"]
 
@@ -21,31 +24,25 @@ class Embedding(Layer):
         return F.embedding(ids, self.weight)
 
 
-class OutputHead(Layer):
+class OutputHead(Linear):
     """Hidden states → logits [num_rows, vocab_size].
 
     ``tied_to``: the embedding whose weight it shares, unless the checkpoint holds another one for the head.
     """
 
     def __init__(self, vocab_size: int, dim: int, *, bias: bool = False, tied_to: Embedding | None = None) -> None:
-        super().__init__()
+        super().__init__(dim, vocab_size, bias=bias)
         self.tied_to = [tied_to] if tied_to is not None else []  # a list, so that it is not a second submodule
-        self.weight = parameter(vocab_size, dim)
-        self.bias = parameter(vocab_size) if bias else None
-        self.packed: Tensor | None = None
-
-    def pack(self) -> None:
-        weight = self.weight.data
-        self.packed = ops.pack(weight)
-        if self.packed is not weight:
-            self.weight = emptied(weight)  # a shared one stays with the embedding
+        self.rounding: Callable[[Tensor], QuantizedWeight] | None = None
+        """Set: a weight that has come as floats is given up for this."""
 
     def finish_loading(self) -> None:
         for embedding in self.tied_to:
+            if self.quantized is not None:
+                break
             if embedding.weight.is_meta:  # a checkpoint that kept only the head's of the two names
                 embedding.weight = self.weight
             elif self.weight.is_meta or torch.equal(self.weight, embedding.weight):
                 self.weight = embedding.weight
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return ops.linear(hidden, self.weight if self.packed is None else self.packed, self.bias)
+        if self.rounding is not None and self.quantized is None and not self.weight.is_meta:
+            self.load_quantized(self.rounding(self.weight), None, self.weight.dtype)

@@ -1,5 +1,6 @@
 """Linear layers: one, or several that read the same input merged into one product."""
 
+import logging
 from collections.abc import Sequence as Seq
 
 import torch
@@ -7,18 +8,25 @@ from torch import Tensor, nn
 
 from segue.core.errors import ConfigError
 from segue.kernels import ops
+from segue.kernels.quantized import QuantizedWeight, concatenated
 from segue.layers.base import Layer, emptied, parameter
 
 __all__ = ["Linear", "MergedLinear"]
 
+logger = logging.getLogger(__name__)
+
 
 class Linear(Layer):
-    """y = x · weightᵀ + bias. ``transposed``: the checkpoint stores weight as [in, out] (GPT-2's Conv1D)."""
+    """y = x · weightᵀ + bias. ``transposed``: the checkpoint stores weight as [in, out] (GPT-2's Conv1D).
+
+    The weight comes as floats, ``load``, or in few bits, ``load_quantized``; ``weight`` then keeps its shape only.
+    """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, transposed: bool = False) -> None:
         super().__init__()
         self.transposed = transposed
-        self.packed: Tensor | None = None
+        self.packed: ops.Packed | None = None
+        self.quantized: QuantizedWeight | None = None
         self.weight = parameter(out_features, in_features)
         self.bias = parameter(out_features) if bias else None
 
@@ -27,7 +35,28 @@ class Linear(Layer):
             tensor = tensor.t().contiguous()
         super().load(name, tensor, part)
 
+    def oriented(self, weight: Tensor) -> Tensor:
+        """The checkpoint's float weight as [out, in]."""
+        return weight.t() if self.transposed else weight
+
+    def load_quantized(self, weight: QuantizedWeight, part: int | None, dtype: torch.dtype) -> None:
+        """``dtype``: that of the activations.
+
+        Raises:
+            ConfigError: the shape is not the one that config.json implies.
+        """
+        if part is not None or weight.shape != self.weight.shape:
+            raise ConfigError(f"a quantized weight has shape {weight.shape}, expected {tuple(self.weight.shape)}")
+        self.quantized = weight
+        self.weight = emptied(self.weight.to(dtype))
+
+    def missing(self) -> list[str]:
+        return [name for name in super().missing() if name != "weight" or self.quantized is None]
+
     def pack(self) -> None:
+        if self.quantized is not None:
+            self.packed, self.quantized = ops.pack(self.quantized), None
+            return
         weight = self.weight.data
         self.packed = ops.pack(weight)
         if self.packed is not weight:
@@ -50,34 +79,73 @@ class MergedLinear(Linear):
     ) -> None:
         super().__init__(in_features, sum(out_features), bias=bias, transposed=transposed)
         self.parts, self.groups = tuple(out_features), groups
+        self._quantized_parts: dict[int, QuantizedWeight] = {}
+        self._loaded_parts: dict[str, set[int]] = {}
 
     def load(self, name: str, tensor: Tensor, part: int | None) -> None:
         if part is None:
-            super().load(name, tensor if self.groups == 1 else self._ungrouped(tensor), part)
+            if self.transposed and name == "weight":
+                tensor = tensor.t().contiguous()
+            Layer.load(self, name, tensor if self.groups == 1 else self._ungrouped(tensor), part)
             return
-        merged = self.get_parameter(name)
-        if merged.is_meta:
-            merged = nn.Parameter(
-                torch.empty(merged.shape, dtype=tensor.dtype, device=tensor.device), requires_grad=False
-            )
-            setattr(self, name, merged)
         if self.transposed and name == "weight":
             tensor = tensor.t()
-        target = merged.data.narrow(0, sum(self.parts[:part]), self.parts[part])
+        target = self._part_of(name, part, tensor.dtype, tensor.device)
         if target.shape != tensor.shape:
             raise ConfigError(
                 f"part {part} of {name} has shape {tuple(tensor.shape)} in the checkpoint, "
                 f"expected {tuple(target.shape)}"
             )
         target.copy_(tensor)
+        self._loaded_parts.setdefault(name, set()).add(part)
+
+    def load_quantized(self, weight: QuantizedWeight, part: int | None, dtype: torch.dtype) -> None:
+        if part is None:
+            whole = weight if self.groups == 1 else weight.map_rows(self._ungrouped)
+            super().load_quantized(whole, None, dtype)
+            return
+        expected = (self.parts[part], self.weight.shape[1])
+        if weight.shape != expected:
+            raise ConfigError(f"part {part} of a quantized weight has shape {weight.shape}, expected {expected}")
+        self._quantized_parts[part] = weight
+        self._loaded_parts.setdefault("weight", set()).add(part)
+        if len(self._quantized_parts) == len(self.parts):
+            merged = concatenated([self._quantized_parts[i] for i in range(len(self.parts))])
+            if merged is not None:
+                self._quantized_parts.clear()
+                super().load_quantized(merged, None, dtype)
+        if self.weight.is_meta:
+            self.weight = emptied(self.weight.to(dtype))
+
+    def missing(self) -> list[str]:
+        partly = [name for name, parts in self._loaded_parts.items() if len(parts) < len(self.parts)]
+        return super().missing() + partly
+
+    def finish_loading(self) -> None:
+        """Parts of different formats, or with their inputs in different orders, are no one product in few bits."""
+        if not self._quantized_parts:
+            return
+        logger.warning("Parts of a merged layer are quantized differently: it runs with float weights")
+        for part, weight in self._quantized_parts.items():
+            target = self._part_of("weight", part, self.weight.dtype, weight.device)
+            target.copy_(weight.dequantize(self.weight.dtype))
+        self._quantized_parts.clear()
+
+    def _part_of(self, name: str, part: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The rows of a part in the merged parameter, which gets its memory with the first."""
+        merged = self.get_parameter(name)
+        if merged.is_meta:
+            merged = nn.Parameter(torch.empty(merged.shape, dtype=dtype, device=device), requires_grad=False)
+            setattr(self, name, merged)
+        return merged.data.narrow(0, sum(self.parts[:part]), self.parts[part])
 
     def _ungrouped(self, tensor: Tensor) -> Tensor:
         if tensor.shape[0] != sum(self.parts):
-            return tensor  # ``Layer.load`` tells what is wrong
+            return tensor  # ``load`` tells what is wrong
         by_group = tensor.view(self.groups, -1, *tensor.shape[1:])
         shares = by_group.split([part // self.groups for part in self.parts], dim=1)
         return torch.cat([share.flatten(0, 1) for share in shares])
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """[num_tokens, sum(parts)] → one [num_tokens, part] each, as views."""
-        return torch.split(x, list(self.parts), dim=-1)
+        return x.split(list(self.parts), dim=-1)

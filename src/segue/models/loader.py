@@ -1,21 +1,24 @@
-"""From a folder to a model with weights: safetensors by memory map, ``.bin`` without running pickled code."""
+"""From a checkpoint's tensors to a model with weights, rounding or unpacking those in few bits on the way."""
 
-import json
 import logging
-import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from segue.core.errors import ConfigError
+from segue.kernels.quantized import QuantizedWeight
 from segue.layers.base import Layer
+from segue.layers.embedding import OutputHead
+from segue.layers.linear import Linear
 from segue.models.base import Model
+from segue.models.weight_files import tensor_names, tensors_of, weight_files
+from segue.quantization.base import PackedTensors
+from segue.quantization.formats import Quantization
 
-__all__ = ["Progress", "load_weights", "weight_files"]
+__all__ = ["Progress", "linear_weight", "load_weights"]
 
 Progress = Callable[[int, int], None]
 """Told (bytes done, bytes in all) while weights load."""
@@ -23,38 +26,18 @@ Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The checkpoint's weight files: safetensors where there are any, else PyTorch's.
-
-    Raises:
-        ConfigError: there are none, or an index names a file that is missing.
-    """
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
-        index = folder / f"{stem}.{suffix}.index.json"
-        if index.exists():
-            return _indexed(index)
-        if (single := folder / f"{stem}.{suffix}").exists():
-            return [single]
-    if loose := sorted(folder.glob("*.safetensors")):
-        return loose
-    raise ConfigError(f"{folder} holds no weights (neither *.safetensors nor pytorch_model*.bin)")
-
-
-def _indexed(index: Path) -> list[Path]:
-    names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    if any(Path(name).name != name for name in names):
-        raise ConfigError(f"{index} names a file outside its folder")
-    files = [index.parent / name for name in names]
-    missing = [file.name for file in files if not file.exists()]
-    if missing:
-        raise ConfigError(f"{index.name} names files that are not there: {', '.join(missing)}")
-    return files
-
-
 def load_weights(
-    model: Model, folder: Path, *, dtype: torch.dtype, device: torch.device, progress: Progress | None = None
+    model: Model,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Give every parameter of ``model`` its tensor from ``folder``, as ``dtype`` on ``device``.
+
+    Tensors that ``quantization`` rounds are read, rounded and given up one by one.
 
     Raises:
         ConfigError: a tensor has the wrong shape, or parameters are missing.
@@ -62,55 +45,115 @@ def load_weights(
     files = weight_files(folder)
     total = sum(file.stat().st_size for file in files)
     done = 0
-    modules = dict(model.named_modules())
-    unexpected: list[str] = []
+    loading = _Loading(model, dtype, device, quantization)
+    packed = None
+    if quantization is not None and quantization.stored is not None:
+        packed = PackedTensors(quantization.stored, [name for file in files for name in tensor_names(file)])
     for file in files:
-        for name, tensor in _read(file):
-            if not name.endswith(model.ignored):
-                for target, value in model.convert(_renamed(model, name), tensor):
-                    if not _assign(model, modules, target, value, dtype, device):
-                        unexpected.append(target)
+        for name, tensor in tensors_of(file):
+            if packed is not None and packed.owns(name):
+                if (complete := packed.take(name, tensor)) is not None:
+                    loading.take_quantized(*complete)
+            elif not name.endswith(model.ignored):
+                loading.take(name, tensor)
             done += tensor.nbytes
             if progress is not None:
                 progress(done, total)
-    for module in modules.values():
-        if isinstance(module, Layer):
-            module.finish_loading()
-    model.finish_loading()
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if missing:
-        raise ConfigError(f"{folder} lacks {len(missing)} weights, e.g. {', '.join(missing[:4])}")
-    for module in modules.values():
-        if isinstance(module, Layer):
-            module.pack()
-    if unexpected:
-        logger.warning("%d tensors of the checkpoint were not used, e.g. %s", len(unexpected), unexpected[0])
+    loading.finish(folder)
 
 
-def _read(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of one file. Raises ConfigError when it is damaged, or holds pickled code."""
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118 - not a dict
-                    yield name, handle.get_tensor(name)
+def linear_weight(model: Model, name: str) -> Linear | None:
+    """The layer whose float weight the checkpoint's tensor ``name`` is, or is a part of; None: it is another tensor."""
+    if not name.endswith(".weight") or name.endswith(model.ignored):
+        return None
+    module, _, leaf = _target(model, _renamed(model, name))
+    return module if leaf == "weight" and isinstance(module, Linear) else None
+
+
+class _Loading:
+    """Gives tensors to the layers of a model."""
+
+    def __init__(
+        self, model: Model, dtype: torch.dtype, device: torch.device, quantization: Quantization | None
+    ) -> None:
+        self.model, self.dtype, self.device = model, dtype, device
+        self.on_load = None if quantization is None else quantization.on_load
+        self.unexpected: list[str] = []
+        self.layers = {name: module for name, module in model.named_modules() if isinstance(module, Layer)}
+        rounding = None if quantization is None else quantization.head_rounding
+        for layer in self.layers.values():
+            if isinstance(layer, OutputHead):
+                layer.rounding = rounding
+
+    def take(self, name: str, tensor: Tensor) -> None:
+        for target, value in self.model.convert(_renamed(self.model, name), tensor):
+            if not self._assign(target, value):
+                self.unexpected.append(target)
+
+    def take_quantized(self, module: str, weight: QuantizedWeight) -> None:
+        """Raises ConfigError for a weight that no linear layer has: nothing else runs in few bits."""
+        layer, part, _ = _target(self.model, _renamed(self.model, module + ".weight"))
+        if not isinstance(layer, Linear):
+            raise ConfigError(f"{module} is quantized in the checkpoint, and is no linear layer of this model")
+        layer.load_quantized(weight.to(self.device), part, self.dtype)
+
+    def _assign(self, name: str, tensor: Tensor) -> bool:
+        """False when no module of the model takes this name."""
+        module, part, leaf = _target(self.model, name)
+        if module is None or not module.takes(leaf):
+            return False
+        if self.on_load is not None and leaf == "weight" and isinstance(module, Linear):
+            weight = module.oriented(tensor.to(self.device))
+            if not isinstance(module, OutputHead):
+                module.load_quantized(self.on_load.round(weight), part, self.dtype)
+                return True
+            if not module.tied_to:  # one that may be tied is compared with the embeddings first
+                module.load_quantized(self.on_load.round_head(weight), part, self.dtype)
+                return True
+        if part is None:
+            # A copy of its own: aligned memory, and the file's pages can go.
+            tensor = tensor.to(device=self.device, dtype=self.dtype, copy=True)
+        elif self.device.type == "cpu":
+            tensor = tensor.to(dtype=self.dtype)
         else:
-            yield from _read_bin(file).items()
-    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise ConfigError(f"{file} cannot be read, is it damaged? {error}") from error
+            tensor = tensor.to(device=self.device, dtype=self.dtype)
+        module.load(leaf, tensor, part)
+        return True
 
-
-def _read_bin(file: Path) -> dict[str, Tensor]:
-    try:
-        return dict(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
-    except RuntimeError:  # the format before PyTorch 1.6 cannot be mapped
-        return dict(torch.load(file, map_location="cpu", weights_only=True))
+    def finish(self, folder: Path) -> None:
+        """Raises ConfigError when a parameter has no value."""
+        for layer in self.layers.values():
+            layer.finish_loading()
+        self.model.finish_loading()
+        missing = [f"{path}.{name}" for path, layer in self.layers.items() for name in layer.missing()]
+        if missing:
+            raise ConfigError(f"{folder} lacks {len(missing)} weights, e.g. {', '.join(missing[:4])}")
+        for layer in self.layers.values():
+            layer.pack()
+        if self.unexpected:
+            logger.warning(
+                "%d tensors of the checkpoint were not used, e.g. %s", len(self.unexpected), self.unexpected[0]
+            )
 
 
 def _renamed(model: Model, name: str) -> str:
     for pattern, replacement in model.renames:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def _target(model: Model, name: str) -> tuple[Layer | None, int | None, str]:
+    """(the layer that takes the tensor, as which part of it, under which name)."""
+    path, _, leaf = name.rpartition(".")
+    path, part = _merged(model, path)
+    for candidate in (path, model.prefix + path):
+        try:
+            module = model.get_submodule(candidate)
+        except AttributeError:
+            continue
+        if isinstance(module, Layer):
+            return module, part, leaf
+    return None, part, leaf
 
 
 def _merged(model: Model, path: str) -> tuple[str, int | None]:
@@ -121,21 +164,3 @@ def _merged(model: Model, path: str) -> tuple[str, int | None]:
         if entry is not None:
             return ".".join([*names[:-count], entry[0]]), entry[1]
     return path, None
-
-
-def _assign(
-    model: Model, modules: dict[str, nn.Module], name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device
-) -> bool:
-    """False when no module of the model takes this name."""
-    path, _, leaf = name.rpartition(".")
-    path, part = _merged(model, path)
-    module = modules.get(path) or modules.get(model.prefix + path)
-    if not isinstance(module, Layer) or not module.takes(leaf):
-        return False
-    if part is None:
-        # A copy of its own: aligned memory, and the file's pages can go.
-        tensor = tensor.to(device=device, dtype=dtype, copy=True)
-    else:
-        tensor = tensor.to(dtype=dtype) if device.type == "cpu" else tensor.to(device=device, dtype=dtype)
-    module.load(leaf, tensor, part)
-    return True
