@@ -28,10 +28,12 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"core", "protocol"},
     "classify": {"core", "client"},
     "integrations": {"core", "client"},
+    "benchmark": {"core", "engine"},
     "conformance": {"core", "client", "containers"},
     "containers": {"core", "client"},
     "samples": set(),
     "launcher": {
+        "benchmark",
         "client",
         "conformance",
         "containers",
@@ -47,7 +49,18 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Package → the packages of ours that it may import at run time."""
 
-TORCH_FREE = ("core", "protocol", "client", "server", "text", "engine", "classify", "integrations", "containers")
+TORCH_FREE = (
+    "core",
+    "protocol",
+    "client",
+    "server",
+    "text",
+    "engine",
+    "classify",
+    "integrations",
+    "containers",
+    "benchmark",
+)
 READS_ENVIRONMENT = {"core/config.py", "client/_environment.py"}
 
 

@@ -1,0 +1,1 @@
+"""How fast an engine reads prompts and generates, at several batch sizes: ``text-generation-benchmark``."""
