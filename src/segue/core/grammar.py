@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-__all__ = ["JSON_OPTIONS", "MAX_REGEX_CHARS", "MAX_SCHEMA_CHARS", "PARSER_LIMITS", "Grammar"]
+__all__ = ["JSON_OPTIONS", "MAX_REGEX_CHARS", "MAX_SCHEMA_CHARS", "PARSER_LIMITS", "Grammar", "fault_text"]
 
 MAX_REGEX_CHARS: Final = 16_384
 """Of a regular expression, and of all that one schema holds. Compiling can take time in the square of this: 0.6 s on
@@ -22,6 +22,8 @@ PARSER_LIMITS: Final[dict[str, Any]] = {
 """llguidance's ``LLParserLimits``. With its own defaults one mask took 7 s and 760 MB (``"a?" * 20000``, as a chain)
 or 2.6 s (``(a{1000}){1000}``); with these the worst of a hundred hostile expressions took 0.2 s, then failed alone."""
 
+_MAX_FAULT_CHARS: Final = 500
+
 JSON_OPTIONS: Final[dict[str, Any]] = {"whitespace_flexible": True, "whitespace_pattern": "[ ]?"}
 """TGI's: at most one space wherever JSON allows any."""
 
@@ -35,3 +37,9 @@ class Grammar:
     """A JSON Schema as JSON text, whose order of properties is the output's, or a regular expression, or a grammar in
     llguidance's dialect of Lark. A grammar may name tokens by their ids (``<[32000]>``), which it must do for added
     tokens: llguidance does not take those for the text that they stand for."""
+
+
+def fault_text(text: str) -> str:
+    """llguidance's complaint as a part of an error: one line, of one that repeats a long grammar the beginning."""
+    line = " ".join(text[: 2 * _MAX_FAULT_CHARS].replace("<non-verbose/>", "").split())
+    return line if len(line) <= _MAX_FAULT_CHARS else line[:_MAX_FAULT_CHARS] + "…"

@@ -14,7 +14,7 @@ import torch
 from llguidance import LLExecutor, LLMatcher
 from torch import Tensor
 
-from segue.core.grammar import Grammar
+from segue.core.grammar import Grammar, fault_text
 from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.sampling.row import SamplingRow
 
@@ -96,7 +96,7 @@ class GrammarStates:
         state = self._states.get(row.seq_id)
         if state is None or not state.matcher.is_error():
             return None
-        return "grammar: " + " ".join(state.matcher.get_error().replace("<non-verbose/>", "").split())
+        return "grammar: " + fault_text(state.matcher.get_error())
 
     def _at(self, row: SamplingRow) -> _State:
         """The state of ``row`` after its history: it goes on with what is new, and back over guesses that failed."""

@@ -12,7 +12,7 @@ from weakref import ReferenceType, WeakValueDictionary, ref
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from segue.core.grammar import JSON_OPTIONS, MAX_REGEX_CHARS, MAX_SCHEMA_CHARS, PARSER_LIMITS, Grammar
+from segue.core.grammar import JSON_OPTIONS, MAX_REGEX_CHARS, MAX_SCHEMA_CHARS, PARSER_LIMITS, Grammar, fault_text
 
 __all__ = ["CompiledGrammar", "GrammarCompiler"]
 
@@ -86,10 +86,10 @@ class GrammarCompiler:
         try:
             compiled._start = self._start(compiled.grammar)
         except (ValueError, MemoryError) as error:
-            compiled.error = _one_line(str(error) or type(error).__name__)
+            compiled.error = fault_text(str(error) or type(error).__name__)
         except BaseException as error:  # a panic in Rust is no Exception
             logger.exception("A grammar could not be compiled")
-            compiled.error = f"{type(error).__name__}: {_one_line(str(error))}"
+            compiled.error = f"{type(error).__name__}: {fault_text(str(error))}"
         compiled.is_ready = True
         with self._lock:
             self._recent[compiled.grammar] = compiled
@@ -139,7 +139,3 @@ def _llguidance_source(grammar: Grammar) -> str:
     if grammar.kind == "lark":
         return LLMatcher.grammar_from_lark(grammar.source)
     return LLMatcher.grammar_from_json_schema(grammar.source, overrides=JSON_OPTIONS)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.replace("<non-verbose/>", "").split())

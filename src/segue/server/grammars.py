@@ -13,7 +13,7 @@ from typing import Any
 from msgspec.json import encode
 
 from segue.core.errors import ValidationError
-from segue.core.grammar import JSON_OPTIONS, MAX_REGEX_CHARS, MAX_SCHEMA_CHARS, PARSER_LIMITS, Grammar
+from segue.core.grammar import JSON_OPTIONS, MAX_REGEX_CHARS, MAX_SCHEMA_CHARS, PARSER_LIMITS, Grammar, fault_text
 from segue.protocol.openai import JsonFormat, JsonSchemaFormat, ResponseFormat
 from segue.protocol.tgi import GrammarType, JsonGrammar, JsonSchemaGrammar, RegexGrammar
 from segue.text.json_schema import SchemaError, is_object_schema, read_schema, tgi_schema
@@ -148,4 +148,4 @@ def _compile_fault(grammar: Callable[[], str]) -> str | None:
         text = LLMatcher.validate_grammar(grammar(), limits=LLParserLimits(**PARSER_LIMITS))
     except ValueError as error:
         text = str(error)
-    return " ".join(text.replace("<non-verbose/>", "").split()) or None
+    return fault_text(text) or None
