@@ -76,7 +76,7 @@ class Results:
 
 
 class Benchmark:
-    """One measurement. ``text_ids``: token ids of some text, repeated to the length of the prompts."""
+    """One measurement, on the engine's machine. ``text_ids``: token ids of some text, repeated to the length of the prompts."""
 
     def __init__(self, engine: GroupEngine, options: BenchmarkOptions, text_ids: Sequence[int]) -> None:
         """Raises ConfigError when the engine cannot run such prompts."""
@@ -103,19 +103,19 @@ class Benchmark:
                 on_run()
 
     async def _run_once(self, batch_size: int) -> Run:
-        steps: list[tuple[float, StepStats]] = []
+        steps: list[StepStats] = []
 
-        def take_time(stats: StepStats) -> None:
+        def take(stats: StepStats) -> None:
             if stats.num_scheduled_tokens:
-                steps.append((time.perf_counter(), stats))
+                steps.append(stats)
 
         requests = [self._request() for _ in range(batch_size)]
-        self._engine.on_step.append(take_time)
+        self._engine.on_step.append(take)
         try:
-            start = time.perf_counter()
+            start = time.monotonic()
             await asyncio.gather(*map(_read, self._engine.submit_group(requests)))
         finally:
-            self._engine.on_step.remove(take_time)
+            self._engine.on_step.remove(take)
         return _to_run(batch_size, start, steps, self._options.decode_length - 1)
 
     def _request(self) -> Request:
@@ -139,8 +139,9 @@ async def _read(stream: RequestStream) -> None:
         await stream.aclose()
 
 
-def _to_run(batch_size: int, start: float, steps: Sequence[tuple[float, StepStats]], num_decoded: int) -> Run:
-    last_prefill = max(i for i, (_, stats) in enumerate(steps) if stats.num_prefill_sequences)
-    times = [at for at, _ in steps]
-    decodes = tuple(end - begin for begin, end in itertools.pairwise(times[last_prefill:]))
-    return Run(batch_size, times[last_prefill] - start, decodes, num_decoded)
+def _to_run(batch_size: int, start: float, steps: Sequence[StepStats], num_decoded: int) -> Run:
+    # The engine's times: this process may hear of two steps at once. All processes of a machine share the clock.
+    last_prefill = max(i for i, stats in enumerate(steps) if stats.num_prefill_sequences)
+    times = [stats.end_time for stats in steps[last_prefill:]]
+    decodes = tuple(end - begin for begin, end in itertools.pairwise(times))
+    return Run(batch_size, times[0] - start, decodes, num_decoded)

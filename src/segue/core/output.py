@@ -74,6 +74,8 @@ class StepStats:
     """Those that had none."""
     has_failed: bool = False
     """No part of the step gave a result."""
+    end_time: float = 0.0
+    """``time.monotonic()`` at the end of the step."""
     step_s: float = 0.0
     schedule_s: float = 0.0
     """Of it: choosing what runs, and reserving blocks."""

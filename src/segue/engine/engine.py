@@ -154,6 +154,7 @@ class Engine:
             num_failed_prefills=record.num_failed_prefills,
             num_failed_decodes=record.num_failed_decodes,
             has_failed=record.has_failed,
+            end_time=time.monotonic(),
             step_s=step_s,
             schedule_s=record.schedule_s,
             forward_s=record.forward_s,
