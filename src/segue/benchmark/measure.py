@@ -76,7 +76,7 @@ class Results:
 
 
 class Benchmark:
-    """One measurement, on the engine's machine. ``text_ids``: token ids of some text, repeated to the length of the prompts."""
+    """One measurement, on the engine's machine. ``text_ids``: of some text, repeated to the length of the prompts."""
 
     def __init__(self, engine: GroupEngine, options: BenchmarkOptions, text_ids: Sequence[int]) -> None:
         """Raises ConfigError when the engine cannot run such prompts."""
