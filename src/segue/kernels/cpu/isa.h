@@ -34,7 +34,8 @@ static inline V load(const void* from) {
 
 template <class V>
 static inline void store(void* to, V v) {
-    memcpy(to, &v, sizeof v);
+    typedef V anywhere __attribute__((aligned(1), may_alias));
+    *static_cast<anywhere*>(to) = v;  // memcpy would go through the stack where V is several registers
 }
 
 static inline f32x16 broadcast(float x) { return x - f32x16{}; }

@@ -8,38 +8,42 @@ namespace segue::SEGUE_ISA {
 
 typedef double f64x16 __attribute__((vector_size(128)));
 
-SEGUE_INLINE f32x16 load_first(const float* from, int64_t count) {
-    if (count >= lanes) return load<f32x16>(from);
-    float whole[lanes] = {};
+template <class V>
+SEGUE_INLINE V load_first(const float* from, int64_t count) {
+    constexpr int64_t width = sizeof(V) / sizeof(float);
+    if (count >= width) return load<V>(from);
+    float whole[width] = {};
     for (int64_t i = 0; i < count; ++i) whole[i] = from[i];
-    return load<f32x16>(whole);
+    return load<V>(whole);
 }
 
-SEGUE_INLINE void store_first(float* to, f32x16 v, int64_t count) {
-    if (count >= lanes) return store(to, v);
-    float whole[lanes];
+template <class V>
+SEGUE_INLINE void store_first(float* to, V v, int64_t count) {
+    constexpr int64_t width = sizeof(V) / sizeof(float);
+    if (count >= width) return store(to, v);
+    float whole[width];
     store(whole, v);
     for (int64_t i = 0; i < count; ++i) to[i] = whole[i];
 }
 
-// Calls each(row, column, count) for this slice's pieces of [rows, dim]: count is `lanes`, or less at a row's end.
+// Calls each(row, column, count) for this slice's pieces of [rows, dim]: count is `width`, or less at a row's end.
 // Pieces are shared out across rows and columns alike, so that one long row uses all slices.
-template <class Each>
+template <int width, class Each>
 SEGUE_INLINE void for_each_piece(int64_t rows, int64_t dim, const Slice& slice, const Each& each) {
-    constexpr int64_t width = 16 * lanes;
-    int64_t per_row = (dim + width - 1) / width;
+    constexpr int64_t share = 256;
+    int64_t per_row = (dim + share - 1) / share;
     Range mine = slice.part(rows * per_row);
     for (int64_t piece = mine.begin; piece < mine.end; ++piece) {
-        int64_t row = piece / per_row, begin = piece % per_row * width;
-        int64_t end = begin + width < dim ? begin + width : dim;
+        int64_t row = piece / per_row, begin = piece % per_row * share;
+        int64_t end = begin + share < dim ? begin + share : dim;
         int64_t column = begin;
-        for (; column + lanes <= end; column += lanes) each(row, column, lanes);
+        for (; column + width <= end; column += width) each(row, column, width);
         if (column < end) each(row, column, end - column);
     }
 }
 
 static f32x16 load_as(const void* table, FloatKind kind, int64_t at, int64_t count) {
-    if (kind == FloatKind::f32) return load_first(static_cast<const float*>(table) + at, count);
+    if (kind == FloatKind::f32) return load_first<f32x16>(static_cast<const float*>(table) + at, count);
     const uint16_t* from = static_cast<const uint16_t*>(table) + at;
     uint16_t whole[lanes] = {};
     if (count < lanes) {
@@ -50,29 +54,29 @@ static f32x16 load_as(const void* table, FloatKind kind, int64_t at, int64_t cou
 }
 
 static void embed(const EmbedCall& call, const Slice& slice) {
-    for_each_piece(call.rows, call.dim, slice, [&](int64_t row, int64_t column, int64_t count) {
+    for_each_piece<lanes>(call.rows, call.dim, slice, [&](int64_t row, int64_t column, int64_t count) {
         int64_t id = call.ids[row] + call.offset;
         float* out = call.out + row * call.out_stride + column;
         f32x16 value = load_as(call.table, call.kind, id * call.dim + column, count) * call.scale;
-        if (call.accumulate) value += load_first(out, count);
+        if (call.accumulate) value += load_first<f32x16>(out, count);
         store_first(out, value, count);
     });
 }
 
-// The sum of each(x, mask of 1 and 0) over x[dim], in four strands.
+// The sum of each(x) over x[dim], in four strands.
 template <class Each>
 SEGUE_INLINE float reduce(const float* x, int64_t dim, const Each& each) {
-    f32x16 sums[4] = {};
+    f32xr sums[4] = {};
     int64_t i = 0;
-    for (; i + 4 * lanes <= dim; i += 4 * lanes)
-        for (int strand = 0; strand < 4; ++strand) sums[strand] += each(load<f32x16>(x + i + strand * lanes));
-    for (; i + lanes <= dim; i += lanes) sums[0] += each(load<f32x16>(x + i));
-    float rest[lanes] = {};
+    for (; i + 4 * register_lanes <= dim; i += 4 * register_lanes)
+        for (int strand = 0; strand < 4; ++strand) sums[strand] += each(load<f32xr>(x + i + strand * register_lanes));
+    for (; i + register_lanes <= dim; i += register_lanes) sums[0] += each(load<f32xr>(x + i));
+    float rest[register_lanes] = {};
     if (i < dim) {
-        store(rest, each(load_first(x + i, dim - i)));
-        for (int64_t lane = dim - i; lane < lanes; ++lane) rest[lane] = 0;
+        store(rest, each(load_first<f32xr>(x + i, dim - i)));
+        for (int64_t lane = dim - i; lane < register_lanes; ++lane) rest[lane] = 0;
     }
-    return sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]) + load<f32x16>(rest));
+    return sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]) + load<f32xr>(rest));
 }
 
 struct Moments {
@@ -81,23 +85,23 @@ struct Moments {
 
 static Moments moments_of(const float* x, const NormCall& call) {
     float mean = 0;
-    if (call.centered) mean = reduce(x, call.dim, [](f32x16 v) { return v; }) / static_cast<float>(call.dim);
-    float squares = reduce(x, call.dim, [mean](f32x16 v) { return (v - mean) * (v - mean); });
+    if (call.centered) mean = reduce(x, call.dim, [](f32xr v) { return v; }) / static_cast<float>(call.dim);
+    float squares = reduce(x, call.dim, [mean](f32xr v) { return (v - mean) * (v - mean); });
     return {mean, 1.0f / __builtin_sqrtf(squares / static_cast<float>(call.dim) + call.eps)};
 }
 
 SEGUE_INLINE void normalize_part(const float* x, const NormCall& call, Moments moments, int64_t i, int64_t count,
                                  float* out) {
-    f32x16 value = (load_first(x + i, count) - moments.mean) * moments.spread;
-    if (call.weight != nullptr) value *= load_first(call.weight + i, count);
-    if (call.bias != nullptr) value += load_first(call.bias + i, count);
+    f32xr value = (load_first<f32xr>(x + i, count) - moments.mean) * moments.spread;
+    if (call.weight != nullptr) value *= load_first<f32xr>(call.weight + i, count);
+    if (call.bias != nullptr) value += load_first<f32xr>(call.bias + i, count);
     store_first(out + i, value, count);
 }
 
 static void normalize(const float* x, const NormCall& call, float* out) {
     Moments moments = moments_of(x, call);
     int64_t i = 0;
-    for (; i + lanes <= call.dim; i += lanes) normalize_part(x, call, moments, i, lanes, out);
+    for (; i + register_lanes <= call.dim; i += register_lanes) normalize_part(x, call, moments, i, register_lanes, out);
     if (i < call.dim) normalize_part(x, call, moments, i, call.dim - i, out);
 }
 
@@ -130,16 +134,18 @@ static CosSin cos_sin(f32x16 angle) {
     p = p * s - 1.388888766e-3f;
     p = p * s + 4.166666666e-2f;
     f32x16 cosine = (p * s) * s - s * 0.5f + 1.0f;
-    f32x16 cos = (quadrant & 1) != 0 ? sine : cosine, sin = (quadrant & 1) != 0 ? cosine : sine;
-    return {((quadrant + 1) & 2) != 0 ? -cos : cos, (quadrant & 2) != 0 ? -sin : sin};
+    i32x16 swapped = -(quadrant & 1), a = bits_of<i32x16>(sine), b = bits_of<i32x16>(cosine);
+    i32x16 cos_sign = ((quadrant + 1) & 2) << 30, sin_sign = (quadrant & 2) << 30;
+    return {bits_of<f32x16>(((a & swapped) | (b & ~swapped)) ^ cos_sign),
+            bits_of<f32x16>(((b & swapped) | (a & ~swapped)) ^ sin_sign)};
 }
 
 static void angles(const AnglesCall& call, const Slice& slice) {
-    for_each_piece(call.rows, call.pairs, slice, [&](int64_t row, int64_t pair, int64_t count) {
+    for_each_piece<lanes>(call.rows, call.pairs, slice, [&](int64_t row, int64_t pair, int64_t count) {
         bool is_long = call.is_long != nullptr && call.is_long[row];
         const float* inverse = is_long ? call.long_inverse : call.inverse;
         float factor = is_long ? call.long_factor : call.factor;
-        f32x16 angle = load_first(inverse + pair, count) * static_cast<float>(call.positions[row]);
+        f32x16 angle = load_first<f32x16>(inverse + pair, count) * static_cast<float>(call.positions[row]);
         CosSin both = cos_sin(angle);
         float* out = call.out + row * 2 * call.pairs + pair;
         store_first(out, both.cos * factor, count);
@@ -148,10 +154,10 @@ static void angles(const AnglesCall& call, const Slice& slice) {
 }
 
 static void rotate_halves(float* x, const float* cos, const float* sin, int64_t pairs) {
-    for (int64_t i = 0; i < pairs; i += lanes) {
+    for (int64_t i = 0; i < pairs; i += register_lanes) {
         int64_t count = pairs - i;
-        f32x16 c = load_first(cos + i, count), s = load_first(sin + i, count);
-        f32x16 a = load_first(x + i, count), b = load_first(x + pairs + i, count);
+        f32xr c = load_first<f32xr>(cos + i, count), s = load_first<f32xr>(sin + i, count);
+        f32xr a = load_first<f32xr>(x + i, count), b = load_first<f32xr>(x + pairs + i, count);
         store_first(x + i, a * c - b * s, count);
         store_first(x + pairs + i, b * c + a * s, count);
     }
@@ -176,27 +182,30 @@ static void rotate(const RotateCall& call, const Slice& slice) {
 }
 
 static void binary(const BinaryCall& call, const Slice& slice) {
-    for_each_piece(call.rows, call.dim, slice, [&](int64_t row, int64_t column, int64_t count) {
-        f32x16 a = load_first(call.a + row * call.a_stride + column, count);
-        f32x16 b = load_first(call.b + row * call.b_stride + column, count);
-        f32x16 value = call.op == Binary::add ? a + b : a * b;
+    for_each_piece<register_lanes>(call.rows, call.dim, slice, [&](int64_t row, int64_t column, int64_t count) {
+        f32xr a = load_first<f32xr>(call.a + row * call.a_stride + column, count);
+        f32xr b = load_first<f32xr>(call.b + row * call.b_stride + column, count);
+        f32xr value = call.op == Binary::add ? a + b : a * b;
         store_first(call.out + row * call.out_stride + column, value * call.scale, count);
     });
 }
 
 static void activate_rows(const ActivateCall& call, const Slice& slice) {
-    for_each_piece(call.rows, call.dim, slice, [&](int64_t row, int64_t column, int64_t count) {
-        f32x16 value = load_first(call.x + row * call.x_stride + column, count) * call.scale;
-        value = call.soft_cap > 0 ? tanh(value / call.soft_cap) * call.soft_cap : activate(call.activation, value);
+    for_each_piece<register_lanes>(call.rows, call.dim, slice, [&](int64_t row, int64_t column, int64_t count) {
+        f32xr value = load_first<f32xr>(call.x + row * call.x_stride + column, count) * call.scale;
+        if (call.soft_cap > 0)
+            value = tanh(value / call.soft_cap) * call.soft_cap;
+        else
+            value = activate_register(call.activation, value);
         if (call.multiplied != nullptr)
-            value *= load_first(call.multiplied + row * call.multiplied_stride + column, count);
+            value *= load_first<f32xr>(call.multiplied + row * call.multiplied_stride + column, count);
         store_first(call.out + row * call.out_stride + column, value, count);
     });
 }
 
 static void gather(const GatherCall& call, const Slice& slice) {
-    for_each_piece(call.rows, call.dim, slice, [&](int64_t row, int64_t column, int64_t count) {
-        f32x16 value = load_first(call.x + call.indices[row] * call.x_stride + column, count);
+    for_each_piece<register_lanes>(call.rows, call.dim, slice, [&](int64_t row, int64_t column, int64_t count) {
+        f32xr value = load_first<f32xr>(call.x + call.indices[row] * call.x_stride + column, count);
         store_first(call.out + row * call.out_stride + column, value, count);
     });
 }

@@ -1,4 +1,4 @@
-// Elementary functions of 16 floats, each within a few units of the last place; NaN in gives NaN out.
+// Elementary functions of a register of floats, each within a few units of the last place; NaN in gives NaN out.
 // Polynomials: minimax fits of the functions named beside them, made for this file (weighted least squares, Lawson's).
 #pragma once
 
@@ -8,78 +8,102 @@ namespace segue::SEGUE_ISA {
 
 #define SEGUE_INLINE static inline __attribute__((always_inline))
 
-SEGUE_INLINE f32x16 min(f32x16 a, f32x16 b) { return a < b ? a : b; }  // b where either is NaN
-SEGUE_INLINE f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
+// What one register holds. GCC keeps wider vectors in memory, and compares and selects them one element at a time: what
+// does more than a little arithmetic works on these, and `each_register` applies it to 16 floats.
+#if defined(__AVX512F__)
+constexpr int register_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int register_bytes = 32;
+#else
+constexpr int register_bytes = 16;
+#endif
+typedef float f32xr __attribute__((vector_size(register_bytes)));
+typedef int32_t i32xr __attribute__((vector_size(register_bytes)));
+constexpr int register_lanes = register_bytes / 4;
+constexpr int registers = lanes / register_lanes;
 
 template <class To, class From>
-SEGUE_INLINE To bits_of(From from) {
+SEGUE_INLINE To bits_of(const From& from) {
     static_assert(sizeof(To) == sizeof(From), "");
     To to;
     memcpy(&to, &from, sizeof to);
     return to;
 }
 
-SEGUE_INLINE f32x16 abs(f32x16 x) { return bits_of<f32x16>(bits_of<i32x16>(x) & 0x7fffffff); }
-
-SEGUE_INLINE f32x16 copy_sign(f32x16 magnitude, f32x16 sign) {
-    return bits_of<f32x16>((bits_of<i32x16>(magnitude) & 0x7fffffff) | (bits_of<i32x16>(sign) & INT32_MIN));
+template <class Function>
+SEGUE_INLINE f32x16 each_register(f32x16 x, const Function& function) {
+    f32xr part[registers];
+    memcpy(part, &x, sizeof part);
+    for (int i = 0; i < registers; ++i) part[i] = function(part[i]);
+    return bits_of<f32x16>(part);
 }
 
-// In a fixed order, by halves: the same for every instruction set.
-SEGUE_INLINE float sum_of(f32x16 v) {
-    float part[16];
+SEGUE_INLINE f32xr all(float x) { return x - f32xr{}; }
+
+SEGUE_INLINE f32xr min(f32xr a, f32xr b) { return a < b ? a : b; }  // b where either is NaN
+SEGUE_INLINE f32xr max(f32xr a, f32xr b) { return a > b ? a : b; }
+
+SEGUE_INLINE f32xr abs(f32xr x) { return bits_of<f32xr>(bits_of<i32xr>(x) & 0x7fffffff); }
+
+SEGUE_INLINE f32xr copy_sign(f32xr magnitude, f32xr sign) {
+    return bits_of<f32xr>((bits_of<i32xr>(magnitude) & 0x7fffffff) | (bits_of<i32xr>(sign) & INT32_MIN));
+}
+
+// By halves: in a fixed order.
+SEGUE_INLINE float sum_of(f32xr v) {
+    float part[register_lanes];
     store(part, v);
-    for (int half = 8; half > 0; half /= 2)
+    for (int half = register_lanes / 2; half > 0; half /= 2)
         for (int i = 0; i < half; ++i) part[i] += part[i + half];
     return part[0];
 }
 
-SEGUE_INLINE float max_of(f32x16 v) {
-    float part[16];
+SEGUE_INLINE float max_of(f32xr v) {
+    float part[register_lanes];
     store(part, v);
-    for (int half = 8; half > 0; half /= 2)
+    for (int half = register_lanes / 2; half > 0; half /= 2)
         for (int i = 0; i < half; ++i) part[i] = part[i] > part[i + half] ? part[i] : part[i + half];
     return part[0];
 }
 
 // exp(x + tail), |tail| small: what is left of an argument that a float cannot hold exactly.
-SEGUE_INLINE f32x16 exp_of_sum(f32x16 x, f32x16 tail) {
+SEGUE_INLINE f32xr exp_of_sum(f32xr x, f32xr tail) {
     constexpr float rounder = 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer in the low bits
-    x = x < -110.0f ? broadcast(-110.0f) : x;
-    x = x > 100.0f ? broadcast(100.0f) : x;
-    f32x16 shifted = x * 1.44269504f + rounder;
-    f32x16 whole = shifted - rounder;
-    f32x16 r = (x - whole * 0.693145752f) - whole * 1.42860677e-6f + tail;
-    f32x16 p = r * 1.390129861e-3f + 8.363200040e-3f;  // (exp(r) - 1 - r) / r^2
+    x = x < -110.0f ? all(-110.0f) : x;
+    x = x > 100.0f ? all(100.0f) : x;
+    f32xr shifted = x * 1.44269504f + rounder;
+    f32xr whole = shifted - rounder;
+    f32xr r = (x - whole * 0.693145752f) - whole * 1.42860677e-6f + tail;
+    f32xr p = r * 1.390129861e-3f + 8.363200040e-3f;  // (exp(r) - 1 - r) / r^2
     p = p * r + 4.166685423e-2f;
     p = p * r + 1.666657696e-1f;
     p = p * r + 4.999999955e-1f;
     p = (p * r) * r + r + 1.0f;
     // 2^n as a product of two powers, each a normal float, so that results fade out and overflow as they should.
-    i32x16 n = bits_of<i32x16>(shifted) - bits_of<i32x16>(broadcast(rounder));
-    i32x16 half = n >> 1;
-    return p * bits_of<f32x16>((half + 127) << 23) * bits_of<f32x16>((n - half + 127) << 23);
+    i32xr n = bits_of<i32xr>(shifted) - bits_of<i32xr>(all(rounder));
+    i32xr half = n >> 1;
+    return p * bits_of<f32xr>((half + 127) << 23) * bits_of<f32xr>((n - half + 127) << 23);
 }
 
-SEGUE_INLINE f32x16 exp(f32x16 x) { return exp_of_sum(x, f32x16{}); }
+SEGUE_INLINE f32xr exp(f32xr x) { return exp_of_sum(x, f32xr{}); }
 
-SEGUE_INLINE f32x16 tanh(f32x16 x) {
-    f32x16 t = abs(x), s = x * x;
-    f32x16 p = s * 2.292830171e-3f - 8.344029206e-3f;  // (tanh(√s) / √s - 1) / s up to √s = 0.625
+SEGUE_INLINE f32xr tanh(f32xr x) {
+    f32xr t = abs(x), s = x * x;
+    f32xr p = s * 2.292830171e-3f - 8.344029206e-3f;  // (tanh(√s) / √s - 1) / s up to √s = 0.625
     p = p * s + 2.176894740e-2f;
     p = p * s - 5.395926362e-2f;
     p = p * s + 1.333330358e-1f;
     p = p * s - 3.333333317e-1f;
-    f32x16 near = (p * s) * x + x;
-    f32x16 far = 1.0f - 2.0f / (exp(t + t) + 1.0f);
+    f32xr near = (p * s) * x + x;
+    f32xr far = 1.0f - 2.0f / (exp(t + t) + 1.0f);
     return t > 0.625f ? copy_sign(far, x) : near;
 }
 
 // The normal distribution's mass beyond |x|: half of erfc(|x| / √2), with a small relative error down to its end.
-SEGUE_INLINE f32x16 normal_tail(f32x16 x) {
-    f32x16 t = abs(x);
-    f32x16 u = 1.0f / (t * 0.25f + 1.0f);
-    f32x16 p = u * 1.657963225e-2f - 6.279203793e-2f;  // exp(t^2 / 2) * tail(t) / u up to t = 14
+SEGUE_INLINE f32xr normal_tail(f32xr x) {
+    f32xr t = abs(x);
+    f32xr u = 1.0f / (t * 0.25f + 1.0f);
+    f32xr p = u * 1.657963225e-2f - 6.279203793e-2f;  // exp(t^2 / 2) * tail(t) / u up to t = 14
     p = p * u + 5.165198214e-2f;
     p = p * u + 2.843647091e-2f;
     p = p * u + 1.271115954e-2f;
@@ -89,9 +113,9 @@ SEGUE_INLINE f32x16 normal_tail(f32x16 x) {
     p = p * u + 9.949254935e-2f;
     p = p * u + 9.974790397e-2f;
     // t^2 = high^2 + (t - high)(t + high), where high^2 is exact.
-    f32x16 high = bits_of<f32x16>(bits_of<i32x16>(t) & ~0xfff);
-    f32x16 low = (t - high) * (t + high);
-    low = t > 15.0f ? f32x16{} : low;  // beyond it all is 0, and infinity - infinity must not come in
+    f32xr high = bits_of<f32xr>(bits_of<i32xr>(t) & ~0xfff);
+    f32xr low = (t - high) * (t + high);
+    low = t > 15.0f ? f32xr{} : low;  // beyond it all is 0, and infinity - infinity must not come in
     return p * u * exp_of_sum(high * high * -0.5f, low * -0.5f);
 }
 
