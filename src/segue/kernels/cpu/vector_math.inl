@@ -119,4 +119,47 @@ SEGUE_INLINE f32xr normal_tail(f32xr x) {
     return p * u * exp_of_sum(high * high * -0.5f, low * -0.5f);
 }
 
+#if !defined(__AVX512F__)
+// The same of 16 floats, for where speed does not matter.
+SEGUE_INLINE f32x16 abs(f32x16 x) {
+    return each_register(x, [](f32xr part) { return abs(part); });
+}
+
+SEGUE_INLINE f32x16 exp(f32x16 x) {
+    return each_register(x, [](f32xr part) { return exp(part); });
+}
+
+template <class Function>
+SEGUE_INLINE f32x16 each_register(f32x16 a, f32x16 b, const Function& function) {
+    f32xr x[registers], y[registers];
+    memcpy(x, &a, sizeof x);
+    memcpy(y, &b, sizeof y);
+    for (int i = 0; i < registers; ++i) x[i] = function(x[i], y[i]);
+    return bits_of<f32x16>(x);
+}
+
+SEGUE_INLINE f32x16 min(f32x16 a, f32x16 b) {
+    return each_register(a, b, [](f32xr x, f32xr y) { return min(x, y); });
+}
+
+SEGUE_INLINE f32x16 max(f32x16 a, f32x16 b) {
+    return each_register(a, b, [](f32xr x, f32xr y) { return max(x, y); });
+}
+
+SEGUE_INLINE float sum_of(f32x16 v) {
+    f32xr part[registers];
+    memcpy(part, &v, sizeof part);
+    for (int half = registers / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) part[i] += part[i + half];
+    return sum_of(part[0]);
+}
+
+SEGUE_INLINE float max_of(f32x16 v) {
+    f32xr part[registers];
+    memcpy(part, &v, sizeof part);
+    for (int i = 1; i < registers; ++i) part[0] = max(part[0], part[i]);
+    return max_of(part[0]);
+}
+#endif
+
 }  // namespace segue::SEGUE_ISA
