@@ -18,7 +18,7 @@ from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.draft_model import DraftModel
 from segue.runner.input_batch import KVCaches, encoder_batch, input_batch
-from segue.runner.verification import sampling_rows, verify
+from segue.runner.verification import sampling_rows, verify, without_guesses
 from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.sampling.logprobs import prompt_logprobs
 from segue.sampling.sampler import Sampler
@@ -66,13 +66,30 @@ class ModelRunner:
         if logits is not None:
             tokens, speculated, sampling_errors = self._sample(logits, [s for _, s in sampled])
             errors.update(sampling_errors)
-        return StepOutput(
+        output = StepOutput(
             tokens=tokens,
             speculated=speculated,
             errors=errors,
             prompt_logprobs=scored,
             forward_s=forwarded - started,
             sample_s=time.perf_counter() - forwarded,
+        )
+        failed = [s for s in batch.sequences if s.num_draft_tokens and s.seq_id in errors]
+        return self._without_guesses(failed, output) if failed else output
+
+    def _without_guesses(self, failed: Seq[ScheduledSequence], output: StepOutput) -> StepOutput:
+        """``output``, with the failed sequences run again: NaN of a guess reaches all places of its sequence, because
+        masked values are multiplied by zero."""
+        batch = ScheduledBatch(sequences=list(map(without_guesses, failed)), num_decode_sequences=0)
+        again = self.execute(batch)
+        is_again = {s.seq_id for s in failed}
+        return StepOutput(
+            tokens=output.tokens | again.tokens,
+            speculated=output.speculated | {s.seq_id: Speculated(s.num_draft_tokens, 0) for s in failed},
+            errors={i: reason for i, reason in output.errors.items() if i not in is_again} | again.errors,
+            prompt_logprobs=output.prompt_logprobs | again.prompt_logprobs,
+            forward_s=output.forward_s + again.forward_s,
+            sample_s=output.sample_s + again.sample_s,
         )
 
     def _encode(self, sequences: Seq[ScheduledSequence]) -> None:

@@ -8,14 +8,14 @@ alike but equal.
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segue.core.batch import ScheduledSequence
 from segue.core.errors import GenerationError
 from segue.core.output import TokenOutput
 from segue.sampling.row import SamplingRow
 
-__all__ = ["Verdict", "sampling_rows", "verify"]
+__all__ = ["Verdict", "sampling_rows", "verify", "without_guesses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,11 @@ def sampling_rows(sequence: ScheduledSequence) -> list[SamplingRow]:
         )
         for i in range(len(drafts) + 1)
     ]
+
+
+def without_guesses(sequence: ScheduledSequence) -> ScheduledSequence:
+    num_certain = len(sequence.token_ids) - sequence.num_draft_tokens
+    return replace(sequence, token_ids=sequence.token_ids[:num_certain], num_draft_tokens=0, num_draft_slots=0)
 
 
 def verify(
