@@ -9,7 +9,7 @@ from torch import Tensor
 
 _native = pytest.importorskip("segue.kernels.cpu._native")
 
-from segue.kernels.cpu.linear import linear, pack_float  # noqa: E402
+from segue.kernels.cpu.linear import FP4, NF4, linear, pack_codes, pack_float, quantize  # noqa: E402
 
 ISAS = ("portable", "avx2", "avx512", "avx512_vnni")
 SHAPES = ((1, 1), (3, 5), (31, 17), (33, 64), (64, 200), (100, 193), (257, 385))
@@ -128,3 +128,170 @@ def test_wrong_shapes_are_refused() -> None:
         pack_float(numbers(1, 8, 4), numbers(1, 4))
     with pytest.raises(ValueError, match="not the shape"):
         pack_float(numbers(1, 7, 4), gated=True)
+
+
+def rounded_rows(x: Tensor, group: int) -> Tensor:
+    """Activations as the kernels round them, [rows, k] float64: codes * scale of each row and group."""
+    parts = []
+    for part in x.split(group or x.shape[1], dim=1):
+        most = part.abs().amax(dim=1, keepdim=True)
+        inverse = torch.where(most > 0, 127.0 / most, 0.0)
+        parts.append((part.double() * inverse.double()).round() * (most / 127.0).double())
+    return torch.cat(parts, dim=1)
+
+
+def per_input(values: Tensor, group: int, k: int) -> Tensor:
+    """[n, groups] → [n, k]."""
+    return values.double().repeat_interleave(group or k, dim=1)[:, :k]
+
+
+def random_codes(kind: str, n: int, k: int) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    if kind in ("i8", "i8w"):
+        return torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=generator)
+    return torch.randint(0, 16, (n, k), dtype=torch.uint8, generator=generator)
+
+
+def middle(kind: str) -> int:
+    return 0 if kind in ("i8", "i8w") else 8
+
+
+def assert_sums(got: Tensor, x: Tensor, weight: Tensor) -> None:
+    """Equal to x · weightᵀ but for float32's rounding of the terms."""
+    bound = 1e-6 * (x.abs().max() * weight.abs().max() * weight.shape[1] ** 0.5).item()
+    assert (got.double() - x @ weight.T).abs().max().item() <= max(bound, 1e-30) * 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_zeros"),
+    [("i8", False), ("i8w", False), ("i4", False), ("i4", True), ("i4w", False), ("i4w", True)],
+)
+@pytest.mark.parametrize(
+    ("n", "k", "group"), [(1, 1, 0), (3, 5, 0), (33, 64, 32), (70, 200, 64), (64, 385, 128), (97, 45, 24)]
+)
+@pytest.mark.parametrize("rows", [1, 2, 5, 13, 200])
+def test_products_with_integers(kind: str, n: int, k: int, group: int, rows: int, has_zeros: bool) -> None:
+    codes, x = random_codes(kind, n, k), numbers(2, rows, k)
+    groups = -(-k // group) if group else 1
+    scales = numbers(3, n, groups).abs() + 0.1
+    zeros = random_codes("i4", n, groups) if has_zeros else None
+    points = torch.full((n, groups), middle(kind)) if zeros is None else zeros
+    weight = (codes.double() - per_input(points, group, k)) * per_input(scales, group, k)
+    packed = pack_codes(codes, scales, kind, zeros=zeros, group=group)
+    got = linear(x, packed)
+    assert_sums(got, x.double() if kind.endswith("w") else rounded_rows(x, group), weight)
+
+
+@pytest.mark.parametrize("kind", ["i8", "i8w", "i4", "i4w"])
+@pytest.mark.parametrize(("group", "k"), [(0, 1000), (32, 256)])
+def test_integer_sums_are_exact(kind: str, group: int, k: int) -> None:
+    """Extremes of all operands: saturating 16-bit sums would show."""
+    rows, n = 14, 66
+    x = torch.full((rows, k), 127.0)
+    x[1] = -127.0
+    x[2, ::2] = -127.0
+    x[3:] = torch.randint(-127, 128, (rows - 3, k), generator=torch.Generator().manual_seed(1)).float()
+    x[:, :: group or k] = 127.0
+    codes = random_codes(kind, n, k)
+    codes[0], codes[1] = codes.min(), codes.max()
+    weight = codes.double() - middle(kind)
+    packed = pack_codes(codes, torch.ones(n, -(-k // group) if group else 1), kind, group=group)
+    assert torch.equal(linear(x, packed), (x.double() @ weight.T).float())
+
+
+@pytest.mark.parametrize("kind", ["i8", "i8w", "i4", "i4w"])
+@pytest.mark.parametrize("k", [7, 500])
+def test_a_row_of_integers_is_the_same_alone_and_among_others(kind: str, k: int, two_threads: None) -> None:
+    packed = quantize(numbers(1, 100, k), kind, group=32, has_zeros=kind == "i4")
+    x = numbers(2, 230, k)
+    alone = torch.cat([linear(row[None], packed) for row in x])
+    for rows in (2, 3, 7, 12, 14, 65, 230):
+        assert torch.equal(linear(x[:rows], packed), alone[:rows]), rows
+    _native.set_num_threads(1)
+    assert torch.equal(linear(x, packed), alone)
+
+
+def decoded(packed: object, k: int) -> Tensor:
+    """The weight [n, k] that a packed one with float activations stands for."""
+    return linear(torch.eye(k), packed).T  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values())
+@pytest.mark.parametrize(
+    ("kind", "group", "has_zeros", "table", "error"),
+    [
+        ("i8w", 0, False, None, 0.012),
+        ("i8w", 64, False, None, 0.008),
+        ("i4w", 0, False, None, 0.16),
+        ("i4w", 32, False, None, 0.10),
+        ("i4w", 32, True, None, 0.09),
+        ("i4w", 64, False, NF4, 0.10),
+        ("i4w", 64, False, FP4, 0.14),
+    ],
+)
+def test_rounding_weights(
+    kind: str, group: int, has_zeros: bool, table: tuple[float, ...] | None, error: float, dtype: torch.dtype
+) -> None:
+    """``error``: root mean square, beside normal weights' of 1."""
+    weight = numbers(1, 70, 200).to(dtype)
+    weight[3] = 0
+    weight[4, :10] *= 1e-6
+    got = decoded(quantize(weight, kind, group=group, has_zeros=has_zeros, table=table), 200)  # type: ignore[arg-type]
+    assert (got - weight.float()).pow(2).mean().sqrt().item() <= error
+    assert (got[3] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["i8", "i8w", "i4", "i4w"])
+def test_integers_are_what_their_float_kind_decodes(kind: str) -> None:
+    """The same weights are chosen whichever activations they meet."""
+    weight, x = numbers(1, 70, 200), numbers(2, 5, 200)
+    packed = quantize(weight, kind, group=40)  # type: ignore[arg-type]
+    same = decoded(quantize(weight, "i8w" if "8" in kind else "i4w", group=40), 200)
+    assert_sums(linear(x, packed), x.double() if kind.endswith("w") else rounded_rows(x, 40), same.double())
+
+
+def test_a_table_is_read_by_every_code() -> None:
+    codes = torch.arange(16, dtype=torch.uint8).repeat(40, 5)
+    table = tuple(float(value) for value in range(10, 26))
+    got = decoded(pack_codes(codes, torch.ones(40, 1), "i4w", table=table), 80)
+    assert torch.equal(got, codes.float() + 10)
+
+
+@pytest.mark.parametrize("kind", ["i8", "i8w", "i4", "i4w"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_integers_permuted_and_gated_with_all_that_follows(kind: str, gated: bool) -> None:
+    n, k, rows = 90, 96, 4
+    codes, x, bias = random_codes(kind, n, k), numbers(2, rows, k), numbers(3, n)
+    scales, order = numbers(4, n, 3) * 0.01, torch.randperm(k, generator=torch.Generator().manual_seed(5))
+    packed = pack_codes(codes, scales, kind, group=32, permutation=order, bias=bias, gated=gated)
+    shuffled = x[:, order]
+    inputs = shuffled.double() if kind.endswith("w") else rounded_rows(shuffled, 32)
+    want = inputs @ ((codes.double() - middle(kind)) * per_input(scales, 32, k)).T * 0.5 + bias.double()
+    want = F.silu(want[:, : n // 2]) * want[:, n // 2 :] if gated else F.silu(want)
+    got = linear(x, packed, activation="silu", scale=0.5)
+    assert ((got.double() - want).abs().max() / want.abs().max()).item() <= 1e-5
+
+
+def test_rows_of_zeros() -> None:
+    packed = quantize(numbers(1, 40, 64), "i8")
+    x = numbers(2, 3, 64)
+    x[1] = 0
+    got = linear(x, packed)
+    assert (got[1] == 0).all()
+    assert (got[0] != 0).any()
+
+
+def test_wrong_integers_are_refused() -> None:
+    codes, scales = random_codes("i4", 8, 32), torch.ones(8, 1)
+    with pytest.raises(ValueError, match="codes of i8"):
+        pack_codes(codes, scales, "i8")
+    with pytest.raises(ValueError, match="multiple of 8"):
+        pack_codes(codes, torch.ones(8, 3), "i4", group=12)
+    with pytest.raises(ValueError, match="scales"):
+        pack_codes(codes, scales, "i4", group=16)
+    with pytest.raises(ValueError, match="permutation"):
+        pack_codes(codes, scales, "i4", permutation=torch.zeros(32))
+    with pytest.raises(ValueError, match="zero points"):
+        quantize(numbers(1, 8, 32), "i8", has_zeros=True)
+    with pytest.raises(ValueError, match="only i4w"):
+        quantize(numbers(1, 8, 32), "i4", table=NF4)

@@ -11,6 +11,34 @@ class PackedLinear:
     def pack_float(
         kind: str, weight: int, dtype: str, stride: int, n: int, k: int, bias: int = 0, gated: bool = False
     ) -> PackedLinear: ...
+    @staticmethod
+    def quantize(
+        kind: str,
+        weight: int,
+        dtype: str,
+        stride: int,
+        n: int,
+        k: int,
+        group: int = 0,
+        has_zeros: bool = False,
+        table: int = 0,
+        bias: int = 0,
+        gated: bool = False,
+    ) -> PackedLinear: ...
+    @staticmethod
+    def pack_codes(
+        kind: str,
+        codes: int,
+        scales: int,
+        zeros: int,
+        n: int,
+        k: int,
+        group: int = 0,
+        table: int = 0,
+        permutation: int = 0,
+        bias: int = 0,
+        gated: bool = False,
+    ) -> PackedLinear: ...
     @property
     def kind(self) -> str: ...
     @property

@@ -1,13 +1,11 @@
 // `PackedLinear` and `linear` in Python. Addresses are integers: a caller that runs hundreds of products a step hands
 // over tensors' data_ptr(), and the wrapper linear.py checks shapes.
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/shared_ptr.h>
 
 #include <cstdlib>
 #include <map>
-#include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 
@@ -59,20 +57,56 @@ T* pointer(uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
+const std::set<WeightKind> float_kinds = {WeightKind::f32, WeightKind::f16, WeightKind::bf16};
+
+void check_shape(int64_t n, int64_t k, bool gated) {
+    if (n <= 0 || k <= 0 || (gated && n % 2 != 0)) throw std::invalid_argument("n, k: not the shape of a weight");
+}
+
 WeightKind float_kind(const std::string& name) {
     WeightKind kind = named(kinds, name, "kind of float");
-    if (kind != WeightKind::f32 && kind != WeightKind::f16 && kind != WeightKind::bf16)
-        throw std::invalid_argument(name + " is no kind of float");
+    if (!float_kinds.count(kind)) throw std::invalid_argument(name + " is no kind of float");
     return kind;
 }
 
 Packed bind_pack_float(const std::string& kind, uintptr_t weight, const std::string& dtype, int64_t stride, int64_t n,
                        int64_t k, uintptr_t bias, bool gated) {
-    if (n <= 0 || k <= 0 || (gated && n % 2 != 0)) throw std::invalid_argument("n, k: not the shape of a weight");
+    check_shape(n, k, gated);
     FloatMatrix matrix{pointer<const void>(weight), float_kind(dtype), stride};
     WeightKind to = float_kind(kind);
     nb::gil_scoped_release released;
     return pack_float(to, matrix, n, k, pointer<const float>(bias), gated);
+}
+
+IntFormat int_format(const std::string& kind, int64_t group, int64_t k, uintptr_t table) {
+    IntFormat format{named(kinds, kind, "kind of integers"), group, pointer<const float>(table)};
+    if (float_kinds.count(format.kind)) throw std::invalid_argument(kind + " is no kind of integers");
+    if (group < 0 || (group % 8 != 0 && group < k)) throw std::invalid_argument("groups are of a multiple of 8 inputs");
+    if (table && format.kind != WeightKind::i4w) throw std::invalid_argument("only i4w takes a table");
+    return format;
+}
+
+bool is_4_bits(WeightKind kind) { return kind == WeightKind::i4 || kind == WeightKind::i4w; }
+
+Packed bind_quantize(const std::string& kind, uintptr_t weight, const std::string& dtype, int64_t stride, int64_t n,
+                     int64_t k, int64_t group, bool has_zeros, uintptr_t table, uintptr_t bias, bool gated) {
+    check_shape(n, k, gated);
+    IntFormat format = int_format(kind, group, k, table);
+    if (has_zeros && (table || !is_4_bits(format.kind))) throw std::invalid_argument("zero points are of 4-bit codes");
+    FloatMatrix matrix{pointer<const void>(weight), float_kind(dtype), stride};
+    nb::gil_scoped_release released;
+    return quantize_linear(format, matrix, n, k, has_zeros, pointer<const float>(bias), gated);
+}
+
+Packed bind_pack_codes(const std::string& kind, uintptr_t codes, uintptr_t scales, uintptr_t zeros, int64_t n, int64_t k,
+                       int64_t group, uintptr_t table, uintptr_t permutation, uintptr_t bias, bool gated) {
+    check_shape(n, k, gated);
+    IntFormat format = int_format(kind, group, k, table);
+    if (zeros && (table || !is_4_bits(format.kind))) throw std::invalid_argument("zero points are of 4-bit codes");
+    Codes given{pointer<const uint8_t>(codes), pointer<const float>(scales), pointer<const uint8_t>(zeros),
+                pointer<const int32_t>(permutation)};
+    nb::gil_scoped_release released;
+    return pack_codes(format, given, n, k, pointer<const float>(bias), gated);
 }
 
 // Grows and stays: products of one thread follow each other.
@@ -118,6 +152,12 @@ void bind_linear(nb::module_& module) {
     nb::class_<Packed>(module, "PackedLinear")
         .def_static("pack_float", &bind_pack_float, nb::arg("kind"), nb::arg("weight"), nb::arg("dtype"),
                     nb::arg("stride"), nb::arg("n"), nb::arg("k"), nb::arg("bias") = 0, nb::arg("gated") = false)
+        .def_static("quantize", &bind_quantize, nb::arg("kind"), nb::arg("weight"), nb::arg("dtype"), nb::arg("stride"),
+                    nb::arg("n"), nb::arg("k"), nb::arg("group") = 0, nb::arg("has_zeros") = false,
+                    nb::arg("table") = 0, nb::arg("bias") = 0, nb::arg("gated") = false)
+        .def_static("pack_codes", &bind_pack_codes, nb::arg("kind"), nb::arg("codes"), nb::arg("scales"),
+                    nb::arg("zeros"), nb::arg("n"), nb::arg("k"), nb::arg("group") = 0, nb::arg("table") = 0,
+                    nb::arg("permutation") = 0, nb::arg("bias") = 0, nb::arg("gated") = false)
         .def_prop_ro("kind", [](const Packed& packed) { return name_of(packed.linear.kind); })
         .def_prop_ro("n", [](const Packed& packed) { return packed.linear.n; })
         .def_prop_ro("k", [](const Packed& packed) { return packed.linear.k; })

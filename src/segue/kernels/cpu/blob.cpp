@@ -49,8 +49,8 @@ class Arrays {
 };
 
 size_t bytes_of(const BlobSizes& sizes) {
-    return sizeof(BlobHeader) + aligned(sizes.data) + aligned(sizes.scales) + aligned(sizes.zeros) +
-           aligned(sizes.sums) + aligned(sizes.table) + aligned(sizes.bias);
+    return sizeof(BlobHeader) + aligned(sizes.data) + aligned(sizes.scales) + aligned(sizes.half_scales) +
+           aligned(sizes.zeros) + aligned(sizes.table) + aligned(sizes.bias) + aligned(sizes.permutation);
 }
 
 Packed view(const std::byte* blob, std::shared_ptr<const void> memory) {
@@ -65,10 +65,11 @@ Packed view(const std::byte* blob, std::shared_ptr<const void> memory) {
     Arrays arrays(blob);
     linear.data = arrays.take<std::byte>(header.sizes.data);
     linear.scales = arrays.take<float>(header.sizes.scales);
-    linear.zeros = arrays.take<float>(header.sizes.zeros);
-    linear.sums = arrays.take<int32_t>(header.sizes.sums);
+    linear.half_scales = arrays.take<uint16_t>(header.sizes.half_scales);
+    linear.zeros = arrays.take<uint8_t>(header.sizes.zeros);
     linear.table = arrays.take<float>(header.sizes.table);
     linear.bias = arrays.take<float>(header.sizes.bias);
+    linear.permutation = arrays.take<int32_t>(header.sizes.permutation);
     linear.memory = std::move(memory);
     return {linear, blob, header.num_bytes};
 }

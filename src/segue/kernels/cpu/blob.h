@@ -10,7 +10,7 @@
 namespace segue {
 
 struct BlobSizes {
-    size_t data = 0, scales = 0, zeros = 0, sums = 0, table = 0, bias = 0;
+    size_t data = 0, scales = 0, half_scales = 0, zeros = 0, table = 0, bias = 0, permutation = 0;
 };
 
 struct BlobHeader {
@@ -20,7 +20,7 @@ struct BlobHeader {
     int64_t n, k, group;
     BlobSizes sizes;
     uint64_t num_bytes;
-    char fill[32];
+    char fill[24];
 };
 static_assert(sizeof(BlobHeader) == 128, "arrays follow at a multiple of 64");
 

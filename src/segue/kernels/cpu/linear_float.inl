@@ -1,10 +1,18 @@
-// Weights stored as floats, 16 or 32 bits. Every output is one chain of multiply-adds over k, in order, whatever the
-// tile that it is in: that makes a row's result independent of the others.
+// Weights multiplied as floats. Every output is one chain of multiply-adds over k, in order, whatever the tile that it
+// is in: that makes a row's result independent of the others.
+//
+// A kind of weight is a class Panel with
+//   tile<R>(x [padded k][R], sums [R][panel_width]): the product of the whole panel, decoding weights in registers;
+//   floats(begin, count, buffer): the weights of inputs [begin, begin + count) as floats [count][panel_width];
+//   padded(k): the number of inputs that it reads.
 #pragma once
 
 #include "linear_tile.inl"
 
 namespace segue::SEGUE_ISA {
+
+// Inputs a block: a panel's block of floats and a tile's stay in the first-level cache. A multiple of 8.
+constexpr int64_t block_inputs = 192;
 
 struct F32 {
     typedef float Storage;
@@ -21,128 +29,154 @@ struct BF16 {
     SEGUE_INLINE fnative get(const uint16_t* from) { return native_of_bf16(from); }
 };
 
-// Inputs a block: a panel's block of floats and a tile's stay in the first-level cache.
-constexpr int64_t block_inputs = 192;
-
-// x [k][R] times `tile_columns` columns of weights [k][panel_width], into or added to sums [R][panel_width].
-template <class Weights, int R>
-static void float_tile(const typename Weights::Storage* weights, const float* x, int64_t k, bool adds, float* sums) {
-    fnative acc[R][tile_vectors];
+template <int R>
+SEGUE_INLINE void load_sums(fnative (&acc)[R][tile_vectors], const float* sums, bool adds) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int c = 0; c < tile_vectors; ++c)
             acc[r][c] = adds ? load<fnative>(sums + r * panel_width + c * native_lanes) : fnative{};
-    for (int64_t i = 0; i < k; ++i, weights += panel_width, x += R) {
-        fnative w[tile_vectors];
-#pragma GCC unroll 4
-        for (int c = 0; c < tile_vectors; ++c) w[c] = Weights::get(weights + c * native_lanes);
-#pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) {
-            fnative a = splat(x[r]);
-#pragma GCC unroll 4
-            for (int c = 0; c < tile_vectors; ++c) acc[r][c] += a * w[c];
-        }
-    }
+}
+
+template <int R>
+SEGUE_INLINE void store_sums(float* sums, const fnative (&acc)[R][tile_vectors]) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int c = 0; c < tile_vectors; ++c) store(sums + r * panel_width + c * native_lanes, acc[r][c]);
 }
 
+// acc += x [R] times one input's weights.
+template <int R>
+SEGUE_INLINE void multiply_add(fnative (&acc)[R][tile_vectors], const float* x, const fnative (&w)[tile_vectors]) {
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+        fnative a = splat(x[r]);
+#pragma GCC unroll 4
+        for (int c = 0; c < tile_vectors; ++c) acc[r][c] = fused(a, w[c], acc[r][c]);
+    }
+}
+
+// x [k][R] times `tile_columns` columns of weights [k][panel_width], into or added to sums [R][panel_width].
 template <class Weights, int R>
-static void float_tile_of_panel(
-    const typename Weights::Storage* weights, const float* x, int64_t k, bool adds, float* sums) {
-    for (int64_t column = 0; column < panel_width; column += tile_columns)
-        float_tile<Weights, R>(weights + column, x, k, adds, sums + column);
+static void float_tile(const typename Weights::Storage* weights, const float* x, int64_t k, bool adds, float* sums) {
+    fnative acc[R][tile_vectors];
+    load_sums<R>(acc, sums, adds);
+    for (int64_t i = 0; i < k; ++i, weights += panel_width, x += R) {
+        fnative w[tile_vectors];
+#pragma GCC unroll 4
+        for (int c = 0; c < tile_vectors; ++c) w[c] = Weights::get(weights + c * native_lanes);
+        multiply_add<R>(acc, x, w);
+    }
+    store_sums<R>(sums, acc);
 }
 
 template <class Weights>
-static void any_float_tile(
-    int height, const typename Weights::Storage* weights, const float* x, int64_t k, bool adds, float* sums) {
-    switch (height) {
-        case 1: return float_tile_of_panel<Weights, 1>(weights, x, k, adds, sums);
-        case 2: return float_tile_of_panel<Weights, 2>(weights, x, k, adds, sums);
-        case 3: return float_tile_of_panel<Weights, 3>(weights, x, k, adds, sums);
-        case 4: return float_tile_of_panel<Weights, 4>(weights, x, k, adds, sums);
-#if defined(__AVX2__)
-        case 5: return float_tile_of_panel<Weights, 5>(weights, x, k, adds, sums);
-        case 6: return float_tile_of_panel<Weights, 6>(weights, x, k, adds, sums);
-#endif
-#if defined(__AVX512F__)
-        case 7: return float_tile_of_panel<Weights, 7>(weights, x, k, adds, sums);
-        case 8: return float_tile_of_panel<Weights, 8>(weights, x, k, adds, sums);
-        case 9: return float_tile_of_panel<Weights, 9>(weights, x, k, adds, sums);
-        case 10: return float_tile_of_panel<Weights, 10>(weights, x, k, adds, sums);
-        case 11: return float_tile_of_panel<Weights, 11>(weights, x, k, adds, sums);
-        case 12: return float_tile_of_panel<Weights, 12>(weights, x, k, adds, sums);
-#endif
-    }
-}
+class FloatPanel {
+  public:
+    FloatPanel(const Linear& weight, int64_t panel)
+        : data_(reinterpret_cast<const Storage*>(weight.data) + panel * weight.k * panel_width), k_(weight.k) {}
 
-// x [rows][k] → tiles of [k][height], rows beyond the last are zeros. Each slice does a part of k.
-static void transpose_into_tiles(const LinearCall& call, int64_t k, Tiles tiles, const Slice& slice, float* to) {
-    Range part = slice.part(k, 16);
-    for (int64_t tile = 0; tile < tiles.count; ++tile, to += k * tiles.height) {
+    static int64_t padded(int64_t k) { return k; }
+
+    template <int R>
+    void tile(const float* x, float* sums) const {
+        for (int64_t column = 0; column < panel_width; column += tile_columns)
+            float_tile<Weights, R>(data_ + column, x, k_, false, sums + column);
+    }
+
+    const float* floats(int64_t begin, int64_t count, float* buffer) const {
+        const Storage* from = data_ + begin * panel_width;
+        if constexpr (sizeof(Storage) == sizeof(float)) return from;
+        for (int64_t i = 0; i < count * panel_width; i += native_lanes) store(buffer + i, Weights::get(from + i));
+        return buffer;
+    }
+
+  private:
+    typedef typename Weights::Storage Storage;
+
+    const Storage* data_;
+    int64_t k_;
+};
+
+template <class Panel>
+struct WholeTile {
+    const Panel& panel;
+    const float* x;
+    float* sums;
+
+    template <int R>
+    void run() const {
+        panel.template tile<R>(x, sums);
+    }
+};
+
+struct BlockTile {
+    const float* weights;
+    const float* x;
+    int64_t count;
+    bool adds;
+    float* sums;
+
+    template <int R>
+    void run() const {
+        for (int64_t column = 0; column < panel_width; column += tile_columns)
+            float_tile<F32, R>(weights + column, x, count, adds, sums + column);
+    }
+};
+
+// x [rows][k] → tiles of [inputs][height]; rows and inputs beyond the last are zeros. Each slice does a part of inputs.
+static void transpose_into_tiles(
+    const Linear& weight, const LinearCall& call, int64_t inputs, Tiles tiles, const Slice& slice, float* to) {
+    Range part = slice.part(inputs, 16);
+    for (int64_t tile = 0; tile < tiles.count; ++tile, to += inputs * tiles.height) {
         for (int r = 0; r < tiles.height; ++r) {
-            int64_t row = tile * tiles.height + r;
+            int64_t row = tile * tiles.height + r, end = row < call.rows ? weight.k : 0;
+            if (end > part.end) end = part.end;
             const float* x = call.x + row * call.x_stride;
-            for (int64_t i = part.begin; i < part.end; ++i) to[i * tiles.height + r] = row < call.rows ? x[i] : 0.0f;
+            int64_t i = part.begin;
+            if (weight.permutation)
+                for (; i < end; ++i) to[i * tiles.height + r] = x[weight.permutation[i]];
+            for (; i < end; ++i) to[i * tiles.height + r] = x[i];
+            for (; i < part.end; ++i) to[i * tiles.height + r] = 0.0f;
         }
     }
 }
 
-// `count` weights as floats: where they are, or in `buffer`.
-template <class Weights>
-static const float* floats_of(const float* weights, int64_t, float*) {
-    return weights;
-}
-
-template <class Weights>
-static const float* floats_of(const uint16_t* weights, int64_t count, float* buffer) {
-    for (int64_t i = 0; i < count; i += native_lanes) store(buffer + i, Weights::get(weights + i));
-    return buffer;
-}
-
-template <class Weights>
-static void float_piece(
-    const Linear& weight, const LinearCall& call, Tiles tiles, const float* x, Piece piece) {
-    const int64_t k = weight.k;
-    alignas(64) float sums[max_block_rows * panel_width];
-    const auto* weights =
-        reinterpret_cast<const typename Weights::Storage*>(weight.data) + piece.panel * k * panel_width;
-    x += piece.first_tile * tiles.height * k;
-    const int64_t rows = piece.tiles * tiles.height;
-    if (piece.tiles == 1) {
-        any_float_tile<Weights>(tiles.height, weights, x, k, false, sums);
-    } else {
-        alignas(64) float buffer[block_inputs * panel_width];
-        for (int64_t i = 0; i < k; i += block_inputs) {
-            int64_t inputs = k - i < block_inputs ? k - i : block_inputs;
-            const float* block = floats_of<Weights>(weights + i * panel_width, inputs * panel_width, buffer);
-            for (int64_t tile = 0; tile < piece.tiles; ++tile)
-                any_float_tile<F32>(tiles.height, block, x + (tile * k + i) * tiles.height, inputs, i > 0,
-                                    sums + tile * tiles.height * panel_width);
-        }
+template <class Panel>
+static void float_piece(const Panel& panel, int64_t inputs, Tiles tiles, Piece piece, const float* x, float* sums) {
+    x += piece.first_tile * tiles.height * inputs;
+    if (piece.tiles == 1) return with_height(tiles.height, WholeTile<Panel>{panel, x, sums});
+    alignas(64) float buffer[block_inputs * panel_width];
+    for (int64_t i = 0; i < inputs; i += block_inputs) {
+        int64_t count = inputs - i < block_inputs ? inputs - i : block_inputs;
+        const float* block = panel.floats(i, count, buffer);
+        for (int64_t tile = 0; tile < piece.tiles; ++tile)
+            with_height(tiles.height, BlockTile{block, x + (tile * inputs + i) * tiles.height, count, i > 0,
+                                                sums + tile * tiles.height * panel_width});
     }
-    int64_t first = piece.first_tile * tiles.height, left = call.rows - first;
-    finish(weight, call, piece.panel, first, left < rows ? left : rows, sums);
 }
 
-template <class Weights>
+template <class Panel>
 static void run_float(const Linear& weight, const LinearCall& call, const Slice& slice) {
     if (call.rows <= 0) return;
-    Tiles tiles = tiles_of(call.rows);
+    const Tiles tiles = tiles_of(call.rows);
+    const int64_t inputs = Panel::padded(weight.k);
     const float* x = call.x;
-    if (call.rows > 1) {
+    if (call.rows > 1 || inputs != weight.k || weight.permutation) {
         float* transposed = reinterpret_cast<float*>(call.scratch);
-        transpose_into_tiles(call, weight.k, tiles, slice, transposed);
+        transpose_into_tiles(weight, call, inputs, tiles, slice, transposed);
         slice.barrier();
         x = transposed;
     }
-    Pieces pieces = pieces_of(weight, tiles);
-    Range part = slice.part(pieces.count());
-    for (int64_t i = part.begin; i < part.end; ++i) float_piece<Weights>(weight, call, tiles, x, pieces.at(i));
+    const Pieces pieces = pieces_of(weight, tiles);
+    const Range part = slice.part(pieces.count());
+    alignas(64) float sums[max_block_rows * panel_width];
+    for (int64_t i = part.begin; i < part.end; ++i) {
+        Piece piece = pieces.at(i);
+        float_piece(Panel(weight, piece.panel), inputs, tiles, piece, x, sums);
+        finish(weight, call, piece, tiles, sums);
+    }
 }
 
 }  // namespace segue::SEGUE_ISA

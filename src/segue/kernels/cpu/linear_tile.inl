@@ -51,9 +51,35 @@ static inline Pieces pieces_of(const Linear& weight, Tiles tiles) {
     return {weight.panels(), tiles.count, max_block_rows / tiles.height};
 }
 
-// sums [rows][panel_width] → the outputs of `panel`, for rows from `first` on.
+// tile.run<height>(): the number of rows as a constant, so that sums stay in registers.
+template <class Tile>
+static void with_height(int height, const Tile& tile) {
+    switch (height) {
+        case 1: return tile.template run<1>();
+        case 2: return tile.template run<2>();
+        case 3: return tile.template run<3>();
+        case 4: return tile.template run<4>();
+#if defined(__AVX2__)
+        case 5: return tile.template run<5>();
+        case 6: return tile.template run<6>();
+#endif
+#if defined(__AVX512F__)
+        case 7: return tile.template run<7>();
+        case 8: return tile.template run<8>();
+        case 9: return tile.template run<9>();
+        case 10: return tile.template run<10>();
+        case 11: return tile.template run<11>();
+        case 12: return tile.template run<12>();
+#endif
+    }
+}
+
+// sums [rows of the piece][panel_width] → its outputs.
 static __attribute__((noinline)) void finish(
-    const Linear& weight, const LinearCall& call, int64_t panel, int64_t first, int64_t rows, const float* sums) {
+    const Linear& weight, const LinearCall& call, Piece piece, Tiles tiles, const float* sums) {
+    const int64_t panel = piece.panel, first = piece.first_tile * tiles.height;
+    int64_t rows = piece.tiles * tiles.height;
+    if (rows > call.rows - first) rows = call.rows - first;
     const int64_t width = weight.panel_outputs(), begin = panel * width;
     const int64_t left = weight.outputs() - begin, count = left < width ? left : width;
     const float* bias = weight.bias ? weight.bias + panel * panel_width : nullptr;

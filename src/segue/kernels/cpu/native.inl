@@ -4,6 +4,10 @@
 #include "halves.inl"
 #include "isa.h"
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 namespace segue::SEGUE_ISA {
 
 #if defined(__AVX512F__)
@@ -18,10 +22,24 @@ typedef float fnative __attribute__((vector_size(4 * native_lanes)));
 typedef int32_t inative __attribute__((vector_size(4 * native_lanes)));
 typedef uint32_t unative __attribute__((vector_size(4 * native_lanes)));
 typedef uint16_t hnative __attribute__((vector_size(2 * native_lanes)));
+typedef uint8_t bnative __attribute__((vector_size(native_lanes)));
 
 SEGUE_INLINE fnative splat(float x) { return x - fnative{}; }
 
 SEGUE_INLINE inative splat(int32_t x) { return x - inative{}; }
+
+// a * b + c. Spelled out where rows must not differ: whether the compiler fuses `a * b + c` hangs on the code around it.
+SEGUE_INLINE fnative fused(fnative a, fnative b, fnative c) {
+#if defined(__AVX512F__)
+    return bits_of<fnative>(_mm512_fmadd_ps(bits_of<__m512>(a), bits_of<__m512>(b), bits_of<__m512>(c)));
+#elif defined(__FMA__)
+    return bits_of<fnative>(_mm256_fmadd_ps(bits_of<__m256>(a), bits_of<__m256>(b), bits_of<__m256>(c)));
+#elif defined(__aarch64__)
+    return bits_of<fnative>(vfmaq_f32(bits_of<float32x4_t>(c), bits_of<float32x4_t>(a), bits_of<float32x4_t>(b)));
+#else
+    return a * b + c;
+#endif
+}
 
 SEGUE_INLINE fnative native_of_bf16(const uint16_t* from) {
 #if defined(__AVX512F__)

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "blob.h"
+#include "kernels.h"
 #include "team.h"
 
 namespace segue {
@@ -113,6 +115,66 @@ void pack_bias(const Linear& linear, const float* bias) {
     }
 }
 
+bool has_8_bits(WeightKind kind) { return kind == WeightKind::i8 || kind == WeightKind::i8w; }
+
+int64_t group_of(const IntFormat& format, int64_t k) {
+    int64_t all = (k + 7) / 8 * 8;
+    return format.group <= 0 || format.group > all ? all : format.group;
+}
+
+bool fit_halves(const float* scales, int64_t count) {
+    for (int64_t i = 0; i < count; ++i)
+        if (float_of_f16(f16_of(scales[i])) != scales[i]) return false;
+    return true;
+}
+
+// Inputs are padded with codes of any value: activations are 0 there.
+void pack_codes8(const Linear& linear, const uint8_t* codes, int64_t panel) {
+    const int64_t words = (linear.k + 3) / 4;
+    uint32_t* to = reinterpret_cast<uint32_t*>(writable(linear.data)) + panel * words * panel_width;
+    for (int64_t lane = 0; lane < panel_width; ++lane) {
+        int64_t row = row_of(linear, panel, lane);
+        if (row < 0) continue;
+        const uint8_t* from = codes + row * linear.k;
+        for (int64_t word = 0; word < words; ++word, from += 4) {
+            uint32_t value = 0;
+            std::memcpy(&value, from, static_cast<size_t>(std::min<int64_t>(4, linear.k - 4 * word)));
+            to[word * panel_width + lane] = value ^ 0x80808080;
+        }
+    }
+}
+
+void pack_codes4(const Linear& linear, const uint8_t* codes, int64_t panel) {
+    const int64_t words = (linear.k + 7) / 8;
+    uint32_t* to = reinterpret_cast<uint32_t*>(writable(linear.data)) + panel * words * panel_width;
+    for (int64_t lane = 0; lane < panel_width; ++lane) {
+        int64_t row = row_of(linear, panel, lane);
+        if (row < 0) continue;
+        const uint8_t* from = codes + row * linear.k;
+        for (int64_t word = 0; word < words; ++word, from += 8) {
+            uint32_t halves[2] = {0, 0};
+            std::memcpy(halves, from, static_cast<size_t>(std::min<int64_t>(8, linear.k - 8 * word)));
+            to[word * panel_width + lane] = halves[0] | halves[1] << 4;
+        }
+    }
+}
+
+void pack_scales(const Linear& linear, const Codes& codes, int64_t panel) {
+    const int64_t groups = linear.groups();
+    for (int64_t lane = 0; lane < panel_width; ++lane) {
+        int64_t row = row_of(linear, panel, lane);
+        if (row < 0) continue;
+        for (int64_t group = 0; group < groups; ++group) {
+            int64_t from = row * groups + group, to = (panel * groups + group) * panel_width + lane;
+            if (linear.half_scales)
+                writable(linear.half_scales)[to] = f16_of(codes.scales[from]);
+            else
+                writable(linear.scales)[to] = codes.scales[from];
+            if (linear.zeros) writable(linear.zeros)[to] = codes.zeros[from];
+        }
+    }
+}
+
 }  // namespace
 
 Packed pack_float(WeightKind kind, FloatMatrix weight, int64_t n, int64_t k, const float* bias, bool gated) {
@@ -129,9 +191,72 @@ Packed pack_float(WeightKind kind, FloatMatrix weight, int64_t n, int64_t k, con
     return packed;
 }
 
+Packed pack_codes(const IntFormat& format, const Codes& codes, int64_t n, int64_t k, const float* bias, bool gated) {
+    const bool is8 = has_8_bits(format.kind);
+    const size_t outputs = padded_outputs(n, gated);
+    const int64_t group = group_of(format, k), groups = (k + group - 1) / group;
+    const size_t num_scales = outputs * static_cast<size_t>(groups);
+    const bool are_halves = fit_halves(codes.scales, n * groups);
+    BlobSizes sizes;
+    sizes.data = outputs * static_cast<size_t>(is8 ? (k + 3) / 4 : (k + 7) / 8) * 4;
+    sizes.scales = are_halves ? 0 : num_scales * sizeof(float);
+    sizes.half_scales = are_halves ? num_scales * sizeof(uint16_t) : 0;
+    sizes.zeros = codes.zeros ? num_scales : 0;
+    sizes.table = format.table ? 16 * sizeof(float) : 0;
+    sizes.bias = bias ? outputs * sizeof(float) : 0;
+    sizes.permutation = codes.permutation ? static_cast<size_t>(k) * sizeof(int32_t) : 0;
+    Packed packed = new_blob(format.kind, n, k, group, gated, sizes);
+    const Linear& linear = packed.linear;
+    Team::get().run([&](const Slice& slice) {
+        Range part = slice.part(linear.panels());
+        for (int64_t panel = part.begin; panel < part.end; ++panel) {
+            if (is8)
+                pack_codes8(linear, codes.codes, panel);
+            else
+                pack_codes4(linear, codes.codes, panel);
+            pack_scales(linear, codes, panel);
+        }
+    });
+    pack_bias(linear, bias);
+    if (format.table) std::memcpy(writable(linear.table), format.table, sizes.table);
+    if (codes.permutation) std::memcpy(writable(linear.permutation), codes.permutation, sizes.permutation);
+    return packed;
+}
+
+Packed quantize_linear(const IntFormat& format, FloatMatrix weight, int64_t n, int64_t k, bool has_zeros,
+                       const float* bias, bool gated) {
+    const int64_t group = group_of(format, k), groups = (k + group - 1) / group;
+    const size_t element = weight.kind == WeightKind::f32 ? 4 : 2;
+    std::unique_ptr<uint8_t[]> codes(new uint8_t[static_cast<size_t>(n * k)]);
+    std::vector<float> scales(static_cast<size_t>(n * groups));
+    std::vector<uint8_t> zeros(has_zeros ? scales.size() : 0);
+    const LinearKernels& functions = kernels().linear;
+    Team::get().run([&](const Slice& slice) {
+        std::vector<float> buffer(static_cast<size_t>(std::min(k, group) + 16));
+        Range part = slice.part(n);
+        for (int64_t row = part.begin; row < part.end; ++row) {
+            QuantizeCall call{};
+            call.row = static_cast<const std::byte*>(weight.data) + static_cast<size_t>(row * weight.stride) * element;
+            call.kind = weight.kind;
+            call.k = k;
+            call.group = group;
+            call.bits = has_8_bits(format.kind) ? 8 : 4;
+            call.table = format.table;
+            call.buffer = buffer.data();
+            call.codes = codes.get() + row * k;
+            call.scales = scales.data() + row * groups;
+            call.zeros = has_zeros ? zeros.data() + row * groups : nullptr;
+            functions.quantize_row(call);
+        }
+    });
+    Codes made{codes.get(), scales.data(), has_zeros ? zeros.data() : nullptr, nullptr};
+    return pack_codes(format, made, n, k, bias, gated);
+}
+
 size_t linear_scratch_bytes(const Linear& weight, int64_t rows) {
     constexpr int64_t max_tile_rows = 12;  // tiles are filled up to equal heights
-    return static_cast<size_t>((rows + max_tile_rows) * weight.k) * sizeof(float);
+    const int64_t inputs = (weight.k + 7) / 8 * 8;
+    return static_cast<size_t>(rows + max_tile_rows) * static_cast<size_t>(inputs + 2 * weight.groups()) * 4;
 }
 
 }  // namespace segue

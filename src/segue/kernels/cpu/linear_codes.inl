@@ -1,0 +1,158 @@
+// Integer weights and indices of tables, decoded to floats: (code - zero) * scale and table[code] * scale.
+#pragma once
+
+#include "linear_float.inl"
+#include "linear_scales.inl"
+
+namespace segue::SEGUE_ISA {
+
+// A decoder gives the number that input j of a 32-bit word stands for, before its scale.
+struct Decode8 {
+    static constexpr int inputs = 4;
+
+    explicit Decode8(const Linear&) {}
+
+    inline fnative value(unative word, int j) const {
+        return __builtin_convertvector(bits_of<inative>((word >> (8 * j)) & 255), fnative) - 128.0f;
+    }
+};
+
+SEGUE_INLINE unative code4(unative word, int j) { return (word >> (j < 4 ? 8 * j : 8 * j - 28)) & 15; }
+
+struct Decode4 {
+    static constexpr int inputs = 8;
+
+    explicit Decode4(const Linear&) {}
+
+    inline fnative value(unative word, int j) const {
+        return __builtin_convertvector(bits_of<inative>(code4(word, j)), fnative);
+    }
+};
+
+struct DecodeTable {
+    static constexpr int inputs = 8;
+
+    explicit DecodeTable(const Linear& weight) {
+#if defined(__AVX512F__)
+        table = load<fnative>(weight.table);
+#elif defined(__AVX2__)
+        low = load<fnative>(weight.table);
+        high = load<fnative>(weight.table + 8);
+#else
+        table = weight.table;
+#endif
+    }
+
+    inline fnative value(unative word, int j) const {
+        unative code = code4(word, j);
+#if defined(__AVX512F__)
+        return bits_of<fnative>(_mm512_permutexvar_ps(bits_of<__m512i>(code), bits_of<__m512>(table)));
+#elif defined(__AVX2__)
+        __m256i index = bits_of<__m256i>(code);
+        __m256 below = _mm256_permutevar8x32_ps(bits_of<__m256>(low), index);
+        __m256 above = _mm256_permutevar8x32_ps(bits_of<__m256>(high), index);
+        return bits_of<fnative>(_mm256_blendv_ps(below, above, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28))));
+#else
+        fnative values{};
+        for (int i = 0; i < native_lanes; ++i) values[i] = table[code[i]];
+        return values;
+#endif
+    }
+
+#if defined(__AVX512F__)
+    fnative table;
+#elif defined(__AVX2__)
+    fnative low, high;
+#else
+    const float* table;
+#endif
+};
+
+template <class Decoder>
+class CodePanel {
+  public:
+    CodePanel(const Linear& weight, int64_t panel)
+        : data_(weight.data + panel * words(weight.k) * word_bytes),
+          scales_(group_scales(weight, panel)),
+          decoder_(weight),
+          num_words_(words(weight.k)),
+          group_words_(weight.group / Decoder::inputs),
+          middle_(weight.kind == WeightKind::i4w && !weight.table ? 8.0f : 0.0f) {}
+
+    static int64_t padded(int64_t k) { return words(k) * Decoder::inputs; }
+
+    template <int R>
+    void tile(const float* x, float* sums) const {
+        for (int64_t column = 0; column < panel_width; column += tile_columns) {
+            fnative acc[R][tile_vectors];
+            load_sums<R>(acc, sums, false);
+            const float* from = x;
+            for (int64_t first = 0, group = 0; first < num_words_; first += group_words_, ++group) {
+                const int64_t left = num_words_ - first;
+                add_group<R>(acc, from, first, left < group_words_ ? left : group_words_, group, column);
+                from += group_words_ * Decoder::inputs * R;
+            }
+            store_sums<R>(sums + column, acc);
+        }
+    }
+
+    const float* floats(int64_t begin, int64_t count, float* buffer) const {
+        float* to = buffer;
+        for (int64_t word = begin / Decoder::inputs; word < (begin + count) / Decoder::inputs; ++word) {
+            int64_t group = word / group_words_;
+            for (int64_t column = 0; column < panel_width; column += native_lanes)
+                store_word(word, column, scales_.scale(group * panel_width + column), zero(group, column), to + column);
+            to += Decoder::inputs * panel_width;
+        }
+        return buffer;
+    }
+
+  private:
+    static constexpr int64_t word_bytes = 4 * panel_width;
+
+    static int64_t words(int64_t k) { return (k + Decoder::inputs - 1) / Decoder::inputs; }
+
+    inline fnative zero(int64_t group, int64_t column) const {
+        return scales_.zeros ? scales_.zero(group * panel_width + column) : splat(middle_);
+    }
+
+    inline unative word_at(int64_t word, int64_t column) const {
+        return load<unative>(data_ + word * word_bytes + 4 * column);
+    }
+
+    void store_word(int64_t word, int64_t column, fnative scale, fnative zero, float* to) const {
+        unative codes = word_at(word, column);
+#pragma GCC unroll 8
+        for (int j = 0; j < Decoder::inputs; ++j)
+            store(to + j * panel_width, (decoder_.value(codes, j) - zero) * scale);
+    }
+
+    template <int R>
+    inline __attribute__((always_inline)) void add_group(fnative (&acc)[R][tile_vectors], const float* x, int64_t first,
+                                                         int64_t count, int64_t group, int64_t column) const {
+        fnative scale[tile_vectors], middle[tile_vectors];
+        for (int c = 0; c < tile_vectors; ++c) {
+            scale[c] = scales_.scale(group * panel_width + column + c * native_lanes);
+            middle[c] = zero(group, column + c * native_lanes);
+        }
+        for (int64_t word = first; word < first + count; ++word, x += Decoder::inputs * R) {
+            unative codes[tile_vectors];
+            for (int c = 0; c < tile_vectors; ++c) codes[c] = word_at(word, column + c * native_lanes);
+#pragma GCC unroll 8
+            for (int j = 0; j < Decoder::inputs; ++j) {
+                fnative w[tile_vectors];
+#pragma GCC unroll 4
+                for (int c = 0; c < tile_vectors; ++c) w[c] = (decoder_.value(codes[c], j) - middle[c]) * scale[c];
+                multiply_add<R>(acc, x + j * R, w);
+            }
+        }
+    }
+
+    const std::byte* data_;
+    GroupScales scales_;
+    Decoder decoder_;
+    int64_t num_words_, group_words_;
+    float middle_;
+};
+
+}  // namespace segue::SEGUE_ISA
