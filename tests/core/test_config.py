@@ -137,7 +137,7 @@ def test_options_that_contradict_each_other(given: dict[str, object], message: s
 @pytest.mark.parametrize(
     ("environ", "named"),
     [
-        ({"QUANTIZE": "gptq"}, "--quantize gptq"),
+        ({"QUANTIZE": "exl2"}, "--quantize exl2"),
         ({"KV_CACHE_DTYPE": "fp8_e5m2"}, "--kv-cache-dtype fp8_e5m2"),
         ({"LORA_ADAPTERS": "a,b"}, "--lora-adapters"),
         ({"NGROK": "true"}, "--ngrok"),
@@ -149,13 +149,23 @@ def test_what_is_not_in_this_version_is_refused(environ: dict[str, str], named: 
     assert f"`{named}" in str(caught.value)
 
 
+@pytest.mark.parametrize("quantize", ["int8", "int4", "gptq", "awq", "compressed-tensors", "eetq", "bitsandbytes-nf4"])
+def test_quantized_weights(quantize: str) -> None:
+    assert resolve({}, {"QUANTIZE": quantize}).quantize == quantize
+
+
+def test_bitsandbytes_leaves_the_dtype_free() -> None:
+    """As in TGI: it rounds weights of any dtype, where the others decide about it."""
+    assert resolve({"dtype": "bfloat16", "quantize": "bitsandbytes"}, {}).dtype == "bfloat16"
+
+
 @pytest.mark.parametrize("environ", [{"SHARDED": "false"}, {"NUM_SHARD": "1"}])
 def test_asking_for_the_default_of_a_later_feature_is_fine(environ: dict[str, str]) -> None:
     resolve({}, environ)
 
 
 def test_wrong_values_of_variables_are_usage_errors() -> None:
-    with pytest.raises(OptionError, match="possible values: awq"):
+    with pytest.raises(OptionError, match="possible values: int8"):
         resolve({}, {"QUANTIZE": "int3"})
 
 

@@ -89,7 +89,7 @@ def _some_value(entry: Any) -> str:
     [
         (["--max-batch"], "unrecognized arguments: --max-batch"),  # no abbreviations
         (["--port", "many"], "invalid value 'many' for '--port'"),
-        (["--quantize", "int3"], "[possible values: awq, compressed-tensors"),
+        (["--quantize", "int3"], "[possible values: int8, int4, awq"),
         (["--max_total_tokens", "3"], "unrecognized arguments"),  # kebab-case only
         (["some/model"], "unrecognized arguments: some/model"),
     ],
@@ -126,7 +126,7 @@ def test_naming_the_model_twice(served: list[ServeConfig], capsys: pytest.Captur
             ["--max-input-tokens", "5", "--max-total-tokens", "5"],
             "`max_input_tokens`(5) must be < `max_total_tokens`(5)",
         ),
-        (["--quantize", "gptq"], "`--quantize gptq` is not in this version of Segue"),
+        (["--quantize", "fp8"], "`--quantize fp8` is not in this version of Segue"),
     ],
 )
 def test_options_that_cannot_be_exit_with_1(

@@ -16,6 +16,7 @@ def facts(**changes: Any) -> ModelFacts:
         "model_type": "llama",
         "is_encoder_decoder": False,
         "dtype": "float32",
+        "quantize": None,
         "device": "cpu",
         "device_name": "cpu-x86_64",
         "vocab_size": 100,

@@ -48,6 +48,22 @@ _NOT_NEGATIVE: tuple[str, ...] = (
     "max_waiting_tokens",
 )
 
+_QUANTIZE = (
+    "int8",
+    "int4",
+    "awq",
+    "compressed-tensors",
+    "eetq",
+    "exl2",
+    "gptq",
+    "marlin",
+    "bitsandbytes",
+    "bitsandbytes-nf4",
+    "bitsandbytes-fp4",
+    "fp8",
+)
+_QUANTIZE_LATER = frozenset({"exl2", "marlin", "fp8"})
+
 _model = functools.partial(option, group="Model")
 _limit = functools.partial(option, group="Limits of a request")
 _batch = functools.partial(option, group="Batching")
@@ -73,6 +89,18 @@ class ServeConfig:
         None,
         "Type of the weights. Default: float32 on CPU, the checkpoint's own on a GPU.",
         choices=("float32", "float16", "bfloat16"),
+    )
+    quantize: str | None = _model(
+        None,
+        "Run weights in few bits. int8, int4, eetq and bitsandbytes… round a float checkpoint's when it loads; gptq, "
+        "awq and compressed-tensors name what a quantized checkpoint is, which is found out without this too.",
+        choices=_QUANTIZE,
+    )
+    int8_activations: bool | None = _model(
+        None,
+        "Round what quantized weights are multiplied with to int8, too (faster), or not (exact). Default: as the "
+        "checkpoint says; int8 and int4 round, the others do not.",
+        metavar="BOOL",
     )
     trust_remote_code: bool = _model(False, "Allow code that comes with the checkpoint to run.")
     tokenizer_config_path: str | None = _model(
@@ -243,22 +271,6 @@ class ServeConfig:
 
     sharded: bool | None = _later(None, "Split the model over several GPUs (true or false).", metavar="BOOL")
     num_shard: int | None = _later(None, "GPUs to split the model over.", metavar="N")
-    quantize: str | None = _later(
-        None,
-        "Quantized weights.",
-        choices=(
-            "awq",
-            "compressed-tensors",
-            "eetq",
-            "exl2",
-            "gptq",
-            "marlin",
-            "bitsandbytes",
-            "bitsandbytes-nf4",
-            "bitsandbytes-fp4",
-            "fp8",
-        ),
-    )
     kv_cache_dtype: str | None = _later(None, "KV cache in 8 bits.", choices=("fp8_e4m3fn", "fp8_e5m2"))
     lora_adapters: tuple[str, ...] = _later((), "LoRA adapters to load.", metavar="ID")
     ngrok: bool = _later(False, "Serve through an ngrok tunnel.")
@@ -363,12 +375,12 @@ def _refuse_what_comes_later(config: ServeConfig) -> None:
         raise ConfigError("`num_shard` cannot be < 1")
     if config.sharded and config.num_shard is not None and config.num_shard <= 1:
         raise ConfigError("`sharded` is true but `num_shard` <= 1")
-    if config.quantize and config.dtype:
+    if config.quantize and config.dtype and not config.quantize.startswith("bitsandbytes"):
         raise ConfigError(
             "Only 1 can be set between `dtype` and `quantize`, as they both decide how goes the final model."
         )
     later = {
-        f"--quantize {config.quantize}": config.quantize,
+        f"--quantize {config.quantize}": config.quantize in _QUANTIZE_LATER,
         f"--kv-cache-dtype {config.kv_cache_dtype}": config.kv_cache_dtype,
         "--lora-adapters": config.lora_adapters,
         "--ngrok": config.ngrok or config.ngrok_authtoken or config.ngrok_edge,

@@ -114,5 +114,7 @@ class EngineInfo:
     """Encoder-decoder: what the decoder starts from."""
     device_name: str = ""
     """For ``x-compute-type``, e.g. ``cpu`` or ``nvidia-h100``."""
+    quantize: str | None = None
+    """How the weights come to have few bits, in the words of ``--quantize``; None: they have not."""
     extra: dict[str, str] = field(default_factory=dict)
     """More facts for ``/info``-like displays and logs."""

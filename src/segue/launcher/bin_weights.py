@@ -106,7 +106,12 @@ def _unshared(tensors: dict[str, Tensor], tied: Iterable[str]) -> dict[str, Tens
     kept: dict[tuple[object, ...], str] = {}
     for name in sorted(tensors, key=lambda name: (name in tied, name)):
         tensor = tensors[name]
-        place: tuple[object, ...] = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        place: tuple[object, ...] = (
+            tensor.untyped_storage().data_ptr(),
+            tensor.storage_offset(),
+            tensor.shape,
+            tensor.stride(),
+        )
         if tensor.numel() == 0:
             place = (name,)
         if place in kept:

@@ -140,6 +140,8 @@ def runner_config(config: ServeConfig, model_folder: Path) -> "RunnerConfig":
         model_folder=model_folder,
         draft_model_folder=None if config.speculative_model is None else Path(config.speculative_model),
         dtype=config.dtype,
+        quantize=config.quantize,
+        int8_activations=config.int8_activations,
         device=config.device,
         block_size=config.block_size,
         max_total_tokens=config.max_total_tokens,

@@ -46,6 +46,7 @@ def engine_info(config: ServeConfig, facts: "ModelFacts", model_max_length: int 
         dtype=facts.dtype,
         device=facts.device,
         device_name=facts.device_name,
+        quantize=facts.quantize,
         vocab_size=facts.vocab_size,
         max_input_tokens=max_input_tokens,
         max_total_tokens=max_total_tokens,

@@ -25,7 +25,8 @@ Prompt = str | Sequence[int]
 
 LLM_OPTIONS = frozenset(
     {
-        "revision", "dtype", "trust_remote_code", "tokenizer_config_path", "rope_scaling", "rope_factor",
+        "revision", "dtype", "quantize", "int8_activations", "trust_remote_code", "tokenizer_config_path",
+        "rope_scaling", "rope_factor",
         "max_input_tokens", "max_total_tokens", "watermark_gamma", "watermark_delta",
         "max_batch_prefill_tokens", "max_batch_total_tokens", "max_batch_size", "prefix_caching", "block_size",
         "speculate", "speculative_model",

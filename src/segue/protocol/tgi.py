@@ -246,6 +246,8 @@ class Info(WireModel):
     version: str
     sha: str | None = None
     docker_label: str | None = None
+    quantize: str | None = None
+    """Only where the weights are quantized: how, in the words of ``--quantize``. Not in TGI."""
 
 
 class ErrorResponse(WireModel):

@@ -18,6 +18,7 @@ from segue.models.base import Model
 from segue.models.config import HFConfig
 from segue.models.loader import Progress, load_weights
 from segue.models.registry import find_family
+from segue.quantization.formats import Quantization, find_quantization
 from segue.runner import kv_cache, memory
 from segue.runner.config import RunnerConfig
 from segue.runner.draft_model import DraftModel
@@ -40,6 +41,8 @@ class ModelFacts:
     model_type: str
     is_encoder_decoder: bool
     dtype: str
+    quantize: str | None
+    """How the weights come to have few bits, in the words of ``--quantize``; None: they have not."""
     device: str
     device_name: str
     vocab_size: int
@@ -68,7 +71,10 @@ def build_runner(
     device = _device(config.device)
     hf_config = _with_rope_overrides(HFConfig.from_folder(config.model_folder), config)
     dtype = _dtype(config.dtype, hf_config, device)
-    model = _load(config, hf_config, dtype, device, progress)
+    quantization = find_quantization(
+        config.model_folder, hf_config.values, config.quantize, int8_activations=config.int8_activations
+    )
+    model = _load(config, hf_config, dtype, device, quantization, progress)
     draft = None if config.draft_model_folder is None else _load_draft(config, config.draft_model_folder, model, device)
     # Both pools have the same number of blocks.
     per_block = sum(
@@ -78,7 +84,8 @@ def build_runner(
         num_blocks = _measured_blocks(model, config, device, dtype, per_block)
     else:
         num_blocks = _num_blocks(config, model, per_block, memory.available_bytes(device), device)
-    facts = _facts(config, hf_config, model, dtype, device, num_blocks)
+    quantize = None if quantization is None else quantization.name
+    facts = _facts(config, hf_config, model, dtype, quantize, device, num_blocks)
     grammars = None
     if tokenizer_json is not None and facts.eos_token_ids:
         grammars = GrammarCompiler(tokenizer_json, model.vocab_size, facts.eos_token_ids)
@@ -91,17 +98,24 @@ def build_runner(
 
 
 def _load(
-    config: RunnerConfig, hf_config: HFConfig, dtype: torch.dtype, device: torch.device, progress: Progress | None
+    config: RunnerConfig,
+    hf_config: HFConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization | None,
+    progress: Progress | None,
 ) -> Model:
     family = find_family(hf_config)
     if family is None:
+        if quantization is not None:
+            raise ConfigError(f"{quantization.name} quantization is not supported for AutoModel")
         from segue.models.fallback import load_fallback
 
         return load_fallback(
             config.model_folder, hf_config, dtype=dtype, device=device, trust_remote_code=config.trust_remote_code
         )
     model = family(hf_config)
-    load_weights(model, config.model_folder, dtype=dtype, device=device, progress=progress)
+    load_weights(model, config.model_folder, dtype=dtype, device=device, quantization=quantization, progress=progress)
     return model.eval()
 
 
@@ -134,7 +148,8 @@ def _load_draft(config: RunnerConfig, folder: Path, model: Model, device: torch.
         raise ConfigError("`speculative_model` is for models without an encoder; `speculate` alone works with both")
     hf_config = HFConfig.from_folder(folder)
     draft_config = dataclasses.replace(config, model_folder=folder)
-    draft = _load(draft_config, hf_config, _dtype(config.dtype, hf_config, device), device, None)
+    quantization = find_quantization(folder, hf_config.values, None)
+    draft = _load(draft_config, hf_config, _dtype(config.dtype, hf_config, device), device, quantization, None)
     if draft.is_encoder_decoder:
         raise ConfigError(f"{folder} has an encoder: it cannot be a `speculative_model`")
     return draft
@@ -247,7 +262,13 @@ def _with_rope_overrides(config: HFConfig, runner: RunnerConfig) -> HFConfig:
 
 
 def _facts(
-    config: RunnerConfig, hf_config: HFConfig, model: Model, dtype: torch.dtype, device: torch.device, num_blocks: int
+    config: RunnerConfig,
+    hf_config: HFConfig,
+    model: Model,
+    dtype: torch.dtype,
+    quantize: str | None,
+    device: torch.device,
+    num_blocks: int,
 ) -> ModelFacts:
     generation = _generation_config(config.model_folder)
     bos = generation.token_ids("bos_token_id") or hf_config.token_ids("bos_token_id")
@@ -263,6 +284,7 @@ def _facts(
         model_type=hf_config.model_type,
         is_encoder_decoder=model.is_encoder_decoder,
         dtype=str(dtype).removeprefix("torch."),
+        quantize=quantize,
         device=str(device),
         device_name=_device_name(device),
         vocab_size=model.vocab_size,

@@ -16,6 +16,10 @@ class RunnerConfig:
     """Of a small model with the same vocabulary that guesses for the large one."""
     dtype: str | None = None
     """``float32``, ``bfloat16`` or ``float16``; None: float32 on CPU, the checkpoint's own on a GPU."""
+    quantize: str | None = None
+    """How to round a float checkpoint's weights (quantization/methods.py), or what a quantized checkpoint must be."""
+    int8_activations: bool | None = None
+    """Whether quantized weights meet activations rounded to int8; None: as the checkpoint or the method says."""
     device: str = "auto"
     """``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     block_size: int = 16

@@ -1,8 +1,9 @@
+import dataclasses
 from collections.abc import Callable
 
 import pytest
 from packaging.version import Version
-from serving import Serving
+from serving import INFO, Serving
 
 from segue.protocol.openai import ModelsInfo
 from segue.protocol.tgi import Info
@@ -40,6 +41,14 @@ async def test_R8_info_has_exactly_tgis_keys(serve: Serve) -> None:
         "sha": None,
         "docker_label": None,
     }
+    assert set(reply.json()) == set(Info.model_fields) - {"quantize"}
+
+
+async def test_info_of_a_quantized_model(serve: Serve) -> None:
+    app = serve()
+    app.engine.info = dataclasses.replace(INFO, quantize="int8")
+    reply = await app.http.get("/info")
+    assert reply.json()["quantize"] == "int8"
     assert set(reply.json()) == set(Info.model_fields)
 
 

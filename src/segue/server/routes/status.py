@@ -28,8 +28,9 @@ async def health(server: Server, request: Request) -> ASGIApp:
 
 
 async def info(server: Server, request: Request) -> ASGIApp:
-    """The model and the limits; exactly TGI's keys."""
+    """The model and the limits; exactly TGI's keys, and ``quantize`` where the weights are quantized."""
     config, engine, served = server.config, server.engine.info, server.model
+    quantize = {} if engine.quantize is None else {"quantize": engine.quantize}
     return json_reply(
         {
             "model_id": served.model_id,
@@ -46,6 +47,7 @@ async def info(server: Server, request: Request) -> ASGIApp:
             "version": server.version,
             "sha": None,
             "docker_label": None,
+            **quantize,
         }
     )
 
