@@ -279,6 +279,8 @@ REQUESTS: dict[str, tuple[bytes, list[int]]] = {
     # What is sent, and the statuses that come back before the server closes.
     "no HTTP": (b"what is this\r\n\r\n", [400]),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100), [400]),
+    "a tunnel": (b"CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n", [400]),
+    "a tunnel with an upgrade": (b"CONNECT a:80 HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n", [400]),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [400]),
     "a path that is no ASCII": ("GET /é HTTP/1.1\r\nhost: a\r\n\r\n".encode(), [400]),
     "a header without a colon": (b"GET / HTTP/1.1\r\nhost\r\n\r\n", [400]),
@@ -342,6 +344,29 @@ async def test_many_requests_in_one_piece_are_answered_in_order(victim: Victim) 
         writer.write(POST * 50)
         for _ in range(50):
             assert b"200 OK" in await reader.readuntil(b'{"generated_text":"a"}')
+    await victim.check_unharmed()
+
+
+UPGRADE = (
+    b"host: a\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+)
+
+
+@pytest.mark.parametrize("num_pieces", [1, 2, 5])
+@pytest.mark.parametrize("request_", [POST, CHUNKED + b"e\r\n" + BODY + b"\r\n0\r\n\r\n"], ids=["length", "chunks"])
+async def test_R1_a_body_after_an_offer_of_http2(victim: Victim, num_pieces: int, request_: bytes) -> None:
+    """Java's HttpClient makes one with every request. httptools takes such a request to have no body."""
+    data = request_.replace(b"host: a\r\n", UPGRADE)
+    size = -(-len(data) // num_pieces)
+    async with connected(victim) as (reader, writer):
+        for _ in range(2):
+            for start in range(0, len(data), size):
+                writer.write(data[start : start + size])
+                await writer.drain()
+                await asyncio.sleep(0.01)
+            assert b"200 OK" in await reader.readuntil(b'{"generated_text":"a"}')
+        writer.write(b"GET /health HTTP/1.1\r\n" + UPGRADE.replace(b"Upgrade,", b"Upgrade, close,") + b"\r\n")
+        assert statuses(await read_to_end(reader)) == [200]
     await victim.check_unharmed()
 
 

@@ -1,4 +1,8 @@
-"""uvicorn's HTTP connection, less patient: what is too large, too slow or not read in time ends it."""
+"""uvicorn's HTTP connection, less patient: what is too large, too slow or not read in time ends it.
+
+It also reads the bodies of requests that offer an upgrade, which httptools drops: Java's HttpClient offers HTTP/2 with
+every request.
+"""
 
 import asyncio
 import logging
@@ -6,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from segue.core.config import ServeConfig
@@ -59,6 +64,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_in_message = False
         self._is_in_head = True
         self._is_too_large = False
+        self._declined = b""
+        """The head of a request that offers an upgrade, without the offer."""
         self._num_begun = 0
         """Messages that began in the piece of data that is being read."""
         self._num_body_bytes = 0
@@ -91,7 +98,8 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         was_in_message = self._is_in_message
         self._num_begun = self._num_body_bytes = 0
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self.transport.is_closing():
             return
         if was_in_message + self._num_begun == 1:
@@ -106,6 +114,20 @@ class LimitedProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            head, self._declined = self._declined, b""
+            if not head:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+            # The request as it were without the offer, read by a parser that has not given up.
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(head + data[upgrade.args[0] :])
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -126,7 +148,10 @@ class LimitedProtocol(HttpToolsProtocol):
             # httptools makes a parser error of it, which uvicorn answers by send_400_response.
             self._is_too_large = True
             raise ValueError("Request head too large.")
-        super().on_headers_complete()
+        if self._get_upgrade() is not None and self.parser.should_upgrade():
+            self._declined = self._head_without_upgrade()
+        else:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._num_body_bytes += len(body)
@@ -135,7 +160,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._is_in_message = False
         self._stop_timer()
-        super().on_message_complete()
+        if not self._declined:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -160,6 +186,16 @@ class LimitedProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._stop_unread_timer()
         super().resume_writing()
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                value = b", ".join(option for option in options if option.lower() in (b"close", b"keep-alive"))
+            if name != b"upgrade" and (value or name != b"connection"):
+                lines.append(b"%b: %b" % (name, value))
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     @property
     def _is_idle(self) -> bool:
