@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,8 @@ def fake_server(
     """
     runner = runner or FakeRunner(next_token=echo, fails=is_boom)
     engine_config = engine or EngineConfig(num_blocks=info.num_blocks, block_size=info.block_size)
+    num_slots = engine_config.num_blocks * engine_config.block_size
+    info = replace(info, num_blocks=engine_config.num_blocks, max_total_tokens=min(info.max_total_tokens, num_slots))
     tokenizer = tokenizer or byte_tokenizer(folder)
     model = ServedModel(
         model_id="test/model",
