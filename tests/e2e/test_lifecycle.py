@@ -223,3 +223,12 @@ def test_M2_metrics_on_their_own_port(model: Path, tmp_path: Path) -> None:
         assert "tgi_request_count" in metrics.text
         assert httpx.get(f"http://127.0.0.1:{port}/generate").status_code == 404
         assert server.stop() == 0
+
+
+def test_M2_a_metrics_port_that_is_taken(model: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with running(tmp_path, str(model), "--prometheus-port", str(port)) as server:
+            assert "Metrics have no port of their own" in server.log
+            assert "tgi_request_count" in httpx.get(f"{server.url}/metrics").text
+            assert server.stop() == 0

@@ -303,10 +303,17 @@ def _bind_metrics(config: ServeConfig) -> socket.socket | None:
     if config.prometheus_port == config.port:
         return None
     try:
-        return bind(config.hostname, config.prometheus_port)
+        listener = bind(config.hostname, config.prometheus_port)
+        try:
+            # Several may bind one port, only one may listen: heard here, that ends no server.
+            listener.listen()
+        except OSError as error:
+            listener.close()
+            raise PortError(f"port {config.prometheus_port}: {error.strerror}") from error
     except PortError as error:
         logger.warning("Metrics have no port of their own: %s. They are at /metrics.", error)
         return None
+    return listener
 
 
 def _reachable(address: str) -> str:
