@@ -1,37 +1,119 @@
-"""The operators that layers call: check, then dispatch to the implementation for the device."""
+"""The operators that layers call: check, then dispatch to the implementation for the device.
 
+Given ``Traced`` values instead of tensors, an operator records itself (kernels/cpu/recorder.py) and computes nothing.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.kernels import onednn, plain, quantized
+from segue.kernels import cpu, onednn, plain, quantized
+from segue.kernels.activations import ACTIVATIONS
+from segue.kernels.cpu.recorder import Traced, TracedIds
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
 from segue.kernels.quantized import QuantizedWeight
 
-__all__ = ["Packed", "linear", "pack", "paged_attention", "varlen_attention", "write_kv"]
+if TYPE_CHECKING:
+    from segue.kernels.cpu.linear import PackedLinear
+
+    Packed = Tensor | QuantizedWeight | PackedLinear
+    """What ``pack`` gives."""
+
+__all__ = [
+    "Packed",
+    "activate",
+    "embedding",
+    "layer_norm",
+    "linear",
+    "pack",
+    "paged_attention",
+    "rms_norm",
+    "soft_cap",
+    "varlen_attention",
+    "write_kv",
+]
 
 
-Packed = Tensor | QuantizedWeight
-"""What ``pack`` gives."""
+def pack(weight: Tensor | QuantizedWeight, bias: Tensor | None = None, *, gated: bool = False) -> "Packed":
+    """weight [out, in] in the form that ``linear`` reads fastest on its device; ``weight`` itself where it is that.
 
-
-def pack(weight: Packed) -> Packed:
-    """weight [out, in] in the form that ``linear`` reads fastest on its device; ``weight`` itself where it is that."""
+    ``gated``: the outputs are gates and then as many ups.
+    """
     if isinstance(weight, QuantizedWeight):
         return weight
+    if weight.device.type == "cpu" and cpu.is_available():
+        from segue.kernels.cpu.linear import pack_float
+
+        return pack_float(weight, bias, gated=gated)
     return onednn.pack(weight) if onednn.can_pack(weight) else weight
 
 
-def linear(x: Tensor, weight: Packed, bias: Tensor | None) -> Tensor:
-    """x [num_tokens, in] · weight [out, in] ᵀ + bias [out] → [num_tokens, out]; ``weight`` packed or not."""
+def linear(x: Tensor, weight: "Packed", bias: Tensor | None, gate: str | None = None) -> Tensor:
+    """x [num_tokens, in] · weight [out, in] ᵀ + bias [out] → [num_tokens, out]; ``weight`` packed or not.
+
+    ``gate``: an activation; then gate(first half) * second half, [num_tokens, out / 2].
+    """
+    if isinstance(x, Traced):
+        return x.recorder.linear(x, weight, gate or "none")
     if isinstance(weight, QuantizedWeight):
-        return quantized.linear(x, weight, bias)
-    if weight.is_mkldnn:
-        return onednn.linear(x, weight, bias)
-    return F.linear(x, weight, bias)
+        out = quantized.linear(x, weight, bias)
+    elif not isinstance(weight, Tensor):
+        from segue.kernels.cpu.linear import linear as native_linear
+
+        return native_linear(x.float(), weight, activation=gate or "none").to(x.dtype)
+    elif weight.is_mkldnn:
+        out = onednn.linear(x, weight, bias)
+    else:
+        out = F.linear(x, weight, bias)
+    if gate is None:
+        return out
+    first, second = out.chunk(2, -1)
+    return activate(first, gate) * second
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """Row ``ids[i]`` of weight [num_embeddings, dim]; float32 on CPU with native kernels, whatever the weight is."""
+    if isinstance(ids, TracedIds):
+        return ids.recorder.embedding(ids, weight)
+    rows = F.embedding(ids, weight)
+    return rows.float() if rows.device.type == "cpu" and cpu.is_available() else rows
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) · weight over the last dimension; the product is in the wider of both precisions."""
+    if isinstance(x, Traced):
+        return x.recorder.norm(x, weight.shape[0], weight, None, eps, centered=False)
+    if weight.dtype == x.dtype:
+        return F.rms_norm(x, weight.shape, weight, eps)
+    return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+
+
+def layer_norm(x: Tensor, dim: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """(x - mean) / std · weight + bias over the last dimension."""
+    if isinstance(x, Traced):
+        return x.recorder.norm(x, dim, weight, bias, eps, centered=True)
+    return F.layer_norm(x, (dim,), weight, bias, eps)
+
+
+def activate(x: Tensor, name: str) -> Tensor:
+    """An activation of ``kernels.activations`` on every number."""
+    if isinstance(x, Traced) and name != "none":
+        return x.recorder.activate(x, name)
+    return ACTIVATIONS[name](x)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap · tanh(x / cap)."""
+    return x.recorder.activate(x, "none", soft_cap=cap) if isinstance(x, Traced) else torch.tanh(x / cap) * cap
 
 
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """k, v [num_tokens, num_kv_heads, d] → the slots ``slot_mapping`` [num_tokens] int64 of the caches."""
+    if isinstance(k, Traced):
+        k.recorder.write(k, v, k_cache, v_cache)
+        return
     assert k.shape[0] == v.shape[0] == slot_mapping.shape[0], (k.shape, v.shape, slot_mapping.shape)
     plain.write_kv(k, v, k_cache, v_cache, slot_mapping)
 
@@ -43,11 +125,15 @@ def paged_attention(
 
     q [num_tokens, num_heads, d]; caches [num_blocks, block_size, num_kv_heads, d] → [num_tokens, num_heads, dv].
     """
+    if isinstance(q, Traced):
+        return q.recorder.paged_attention(q, k_cache, v_cache, meta, spec)
     assert q.shape[0] == meta.query_starts[-1], (q.shape, meta.query_starts[-1])
     return plain.paged_attention(q, k_cache, v_cache, meta, spec)
 
 
 def varlen_attention(q: Tensor, k: Tensor, v: Tensor, meta: AttentionMetadata, spec: AttentionSpec) -> Tensor:
     """Attention inside each packed input, without a cache. q [num_tokens, num_heads, d], k and v alike."""
+    if isinstance(q, Traced):
+        return q.recorder.varlen_attention(q, k, v, spec)
     assert q.shape[0] == meta.query_starts[-1], (q.shape, meta.query_starts[-1])
     return plain.varlen_attention(q, k, v, meta, spec)

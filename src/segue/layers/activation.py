@@ -3,43 +3,41 @@
 from collections.abc import Callable
 from functools import partial
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segue.core.errors import ConfigError
+from segue.kernels import ops
 
-__all__ = ["activation"]
+__all__ = ["activation", "activation_name"]
 
-
-def _quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
-
-
-_gelu_tanh = partial(F.gelu, approximate="tanh")
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_10": lambda x: torch.clip(F.gelu(x), -10, 10),
-    "gelu_fast": _gelu_tanh,
-    "gelu_new": _gelu_tanh,
-    "gelu_python": F.gelu,
-    "gelu_pytorch_tanh": _gelu_tanh,
-    "linear": lambda x: x,
-    "mish": F.mish,
-    "quick_gelu": _quick_gelu,
-    "relu": F.relu,
-    "relu2": lambda x: F.relu(x).square(),
-    "relu6": F.relu6,
-    "sigmoid": torch.sigmoid,
-    "silu": F.silu,
-    "swish": F.silu,
-    "tanh": torch.tanh,
+_NAMES = {
+    "gelu": "gelu",
+    "gelu_10": "gelu_10",
+    "gelu_fast": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_python": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "linear": "none",
+    "mish": "mish",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "relu2": "relu2",
+    "relu6": "relu6",
+    "sigmoid": "sigmoid",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
 }
+"""config.json's name → the operator's (``kernels.ops.ACTIVATIONS``)."""
+
+
+def activation_name(name: str) -> str:
+    """The operator's name. Raises ConfigError for a name that no family here uses."""
+    if name not in _NAMES:
+        raise ConfigError(f"unknown activation {name!r}; known: {', '.join(sorted(_NAMES))}")
+    return _NAMES[name]
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
     """Raises ConfigError for a name that no family here uses."""
-    if name not in _ACTIVATIONS:
-        raise ConfigError(f"unknown activation {name!r}; known: {', '.join(sorted(_ACTIVATIONS))}")
-    return _ACTIVATIONS[name]
+    return partial(ops.activate, name=activation_name(name))

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from segue.kernels import ops
 from segue.kernels.quantized import QuantizedWeight
 from segue.layers.base import Layer, parameter
 from segue.layers.linear import Linear
@@ -21,7 +21,7 @@ class Embedding(Layer):
         self.weight = parameter(num_embeddings, dim)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+        return ops.embedding(ids, self.weight)
 
 
 class OutputHead(Linear):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from segue.core.errors import ConfigError
 from segue.kernels import ops
 from segue.kernels.quantized import QuantizedWeight, concatenated
+from segue.layers.activation import activation_name
 from segue.layers.base import Layer, emptied, parameter
 
 __all__ = ["Linear", "MergedLinear"]
@@ -25,6 +26,7 @@ class Linear(Layer):
     def __init__(self, in_features: int, out_features: int, *, bias: bool, transposed: bool = False) -> None:
         super().__init__()
         self.transposed = transposed
+        self.gate: str | None = None
         self.packed: ops.Packed | None = None
         self.quantized: QuantizedWeight | None = None
         self.weight = parameter(out_features, in_features)
@@ -55,19 +57,21 @@ class Linear(Layer):
 
     def pack(self) -> None:
         if self.quantized is not None:
-            self.packed, self.quantized = ops.pack(self.quantized), None
+            self.packed, self.quantized = ops.pack(self.quantized, self.bias, gated=self.gate is not None), None
             return
         weight = self.weight.data
-        self.packed = ops.pack(weight)
+        self.packed = ops.pack(weight, self.bias, gated=self.gate is not None)
         if self.packed is not weight:
             self.weight = emptied(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight if self.packed is None else self.packed, self.bias)
+        return ops.linear(x, self.weight if self.packed is None else self.packed, self.bias, self.gate)
 
 
 class MergedLinear(Linear):
     """Several linear layers over one input as one product; ``forward`` returns their outputs side by side.
+
+    ``gate``: the name of an activation; there are two parts then, and ``forward`` returns gate(first) * second.
 
     The checkpoint may hold the parts one by one (``part`` is then their index) or merged already (None). A merged
     tensor of several ``groups`` holds a share of every part for the first group, then for the second, and so on
@@ -75,9 +79,17 @@ class MergedLinear(Linear):
     """
 
     def __init__(
-        self, in_features: int, out_features: Seq[int], *, bias: bool, transposed: bool = False, groups: int = 1
+        self,
+        in_features: int,
+        out_features: Seq[int],
+        *,
+        bias: bool,
+        transposed: bool = False,
+        groups: int = 1,
+        gate: str | None = None,
     ) -> None:
         super().__init__(in_features, sum(out_features), bias=bias, transposed=transposed)
+        self.gate = gate if gate is None else activation_name(gate)
         self.parts, self.groups = tuple(out_features), groups
         self._quantized_parts: dict[int, QuantizedWeight] = {}
         self._loaded_parts: dict[str, set[int]] = {}

@@ -1,8 +1,8 @@
 """Normalizations."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segue.kernels import ops
 from segue.layers.base import Layer, parameter
 
 __all__ = ["LayerNorm", "RMSNorm"]
@@ -21,9 +21,7 @@ class RMSNorm(Layer):
             self.weight = nn.Parameter(self.weight.float() + self.offset, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.offset:
-            return F.rms_norm(x, (self.dim,), self.weight, self.eps)
-        return F.rms_norm(x.float(), (self.dim,), self.weight, self.eps).to(x.dtype)
+        return ops.rms_norm(x, self.weight, self.eps)
 
 
 class LayerNorm(Layer):
@@ -36,4 +34,4 @@ class LayerNorm(Layer):
         self.bias = parameter(dim) if affine and bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, (self.dim,), self.weight, self.bias, self.eps)
+        return ops.layer_norm(x, self.dim, self.weight, self.bias, self.eps)

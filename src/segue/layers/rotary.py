@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segue.core.errors import ConfigError
+from segue.kernels.cpu.recorder import Traced, TracedIds, TraceError
 
 __all__ = ["RopeParams", "Rotary", "Rotation"]
 
@@ -71,6 +72,17 @@ class RopeParams:
         return self.max_positions
 
 
+@dataclass(frozen=True, slots=True)
+class TracedRotation:
+    """A ``Rotation`` of a recorded forward pass (kernels/cpu/recorder.py)."""
+
+    angles: Traced
+    interleaved: bool
+
+    def apply(self, x: Any) -> Any:
+        return self.angles.recorder.rotate(x, self.angles, interleaved=self.interleaved)
+
+
 class Rotary(nn.Module):
     """Angles by position, computed every step: 2 us more than a look-up for 16 tokens on a CPU, where the tables of a
     context of 131072 positions would take 256 MB (float32, head_dim 256).
@@ -90,8 +102,10 @@ class Rotary(nn.Module):
         """longrope: prompts of more tokens than this are rotated by the long factors, from their first token on."""
         return self.params.original_max_positions if self.params.rope_type in ("longrope", "su") else None
 
-    def forward(self, positions: Tensor, is_long: Tensor | None, dtype: torch.dtype) -> Rotation:
+    def forward(self, positions: Tensor, is_long: Tensor | None, dtype: torch.dtype) -> "Rotation | TracedRotation":
         """positions [num_tokens] int64; ``is_long`` [num_tokens] bool where ``long_prompt_boundary`` is set."""
+        if isinstance(positions, TracedIds):
+            return self._traced(positions, is_long is not None)
         inverse, sign, factor = self._constants_on(positions.device, False)
         if self.params.rope_type == "dynamic":
             inverse = self._paired(_dynamic(self.params, positions))[:, None]
@@ -102,6 +116,15 @@ class Rotary(nn.Module):
         if factor != 1.0:
             cos = cos * factor
         return Rotation(cos.to(dtype), sin.to(dtype), self.interleaved)
+
+    def _traced(self, positions: TracedIds, may_be_long: bool) -> TracedRotation:
+        if self.params.rope_type == "dynamic" or positions.kind != "positions" or positions.offset:
+            raise TraceError(f"rope type {self.params.rope_type!r}")
+        inverse_frequencies = _INVERSE_FREQUENCIES[self.params.rope_type]
+        inverse, factor = inverse_frequencies(self.params, False)
+        long_inverse, long_factor = inverse_frequencies(self.params, True) if may_be_long else (inverse, factor)
+        angles = positions.recorder.angles(inverse.tolist(), long_inverse.tolist(), factor, long_factor)
+        return TracedRotation(angles, self.interleaved)
 
     def _constants_on(self, device: torch.device, is_long: bool) -> tuple[Tensor, Tensor, float]:
         """Inverse frequencies and, for the sine, signs times factor, [rotary_dim] float32 each; the factor."""

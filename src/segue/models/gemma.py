@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segue.core.errors import ConfigError
+from segue.kernels import ops
 from segue.kernels.metadata import AttentionSpec
 from segue.layers.attention import ForwardContext, KVLayerSpec
 from segue.layers.embedding import Embedding, OutputHead
@@ -193,4 +194,4 @@ class GemmaForCausalLM(Model):
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         logits = self.lm_head(hidden)
-        return logits if self.logit_cap is None else torch.tanh(logits / self.logit_cap) * self.logit_cap
+        return logits if self.logit_cap is None else ops.soft_cap(logits, self.logit_cap)

@@ -8,7 +8,6 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from segue.kernels.metadata import AttentionSpec
-from segue.layers.activation import activation
 from segue.layers.attention import Attention, ForwardContext, KVLayerSpec
 from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
@@ -79,13 +78,12 @@ class GatedMLP(nn.Module):
     def __init__(self, config: HFConfig, *, bias: bool = False, default_activation: str = "silu") -> None:
         super().__init__()
         hidden, inner = config.integer("hidden_size"), config.integer("intermediate_size")
-        self.gate_up_proj = MergedLinear(hidden, (inner, inner), bias=bias)
+        gate = config.string("hidden_act", default_activation)
+        self.gate_up_proj = MergedLinear(hidden, (inner, inner), bias=bias, gate=gate)
         self.down_proj = Linear(inner, hidden, bias=bias)
-        self.activation = activation(config.string("hidden_act", default_activation))
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj.split(self.gate_up_proj(x))
-        return self.down_proj(self.activation(gate) * up)
+        return self.down_proj(self.gate_up_proj(x))
 
 
 class LlamaLayer(nn.Module):

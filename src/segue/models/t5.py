@@ -58,22 +58,18 @@ class _FeedForward(nn.Module):
         hidden, inner = config.integer("d_model", 512), config.integer("d_ff", 2048)
         kind = config.string("feed_forward_proj", "relu")
         gated, _, name = kind.rpartition("-")
+        # "gated-gelu" has meant the tanh approximation since v1.1 came out
+        name = "gelu_new" if kind == "gated-gelu" else name
         self.wi: Linear
         if gated:
-            self.wi = MergedLinear(hidden, (inner, inner), bias=False)
+            self.wi = MergedLinear(hidden, (inner, inner), bias=False, gate=name)
         else:
             self.wi = Linear(hidden, inner, bias=False)
         self.wo = Linear(inner, hidden, bias=False)
-        # "gated-gelu" has meant the tanh approximation since v1.1 came out
-        self.activation = activation("gelu_new" if kind == "gated-gelu" else name)
+        self.activation = activation("linear" if gated else name)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.wi(x)
-        if isinstance(self.wi, MergedLinear):
-            gate, up = self.wi.split(inner)
-            inner = self.activation(gate) * up
-        else:
-            inner = self.activation(inner)
+        inner = self.activation(self.wi(x))
         return self.wo(inner.to(self.wo.weight.dtype)).to(x.dtype)
 
 

@@ -18,6 +18,7 @@ from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.draft_model import DraftModel
 from segue.runner.input_batch import KVCaches, encoder_batch, input_batch
+from segue.runner.native_model import NativeModel, native_model
 from segue.runner.verification import sampling_rows, verify, without_guesses
 from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.sampling.logprobs import prompt_logprobs
@@ -46,7 +47,8 @@ class ModelRunner:
 
         ``draft_model`` guesses where the engine leaves slots for guesses.
         """
-        self.model, self.kv_caches, self.block_size, self.device = model, kv_caches, block_size, device
+        self.model = native_model(model, kv_caches)
+        self.kv_caches, self.block_size, self.device = kv_caches, block_size, device
         self.sampler, self.grammars, self.draft_model = sampler, grammars, draft_model
 
     @torch.inference_mode()
@@ -95,7 +97,7 @@ class ModelRunner:
     def _encode(self, sequences: Seq[ScheduledSequence]) -> None:
         encoding = [s for s in sequences if s.encoder is not None and s.encoder.run]
         if encoding:
-            assert isinstance(self.model, Seq2SeqModel)
+            assert isinstance(self.model, Seq2SeqModel | NativeModel)
             inputs = encoder_batch(encoding, self.kv_caches, self.block_size, self.device)
             self.model.encode(inputs.input_ids, inputs.positions, inputs.ctx)
 

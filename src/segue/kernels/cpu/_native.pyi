@@ -66,3 +66,90 @@ def linear(
     residual_stride: int = 0,
     scale: float = 1.0,
 ) -> None: ...
+
+EXTERNAL_INPUT: int
+EXTERNAL_OUTPUT: int
+
+_Place = tuple[int, int] | None
+"""(buffer, column)."""
+_Sequences = tuple[int, int, int, int, int]
+"""Their number; the addresses of query_starts, kv_lens and block_tables; the tables' width."""
+
+class Cache:
+    @staticmethod
+    def make(
+        keys: int, values: int, kind: int, block_size: int, kv_heads: int, key_dim: int, value_dim: int
+    ) -> Cache: ...
+
+class AttentionSpec:
+    @staticmethod
+    def make(
+        *,
+        num_heads: int,
+        kv_heads: int,
+        key_dim: int,
+        value_dim: int,
+        scale: float,
+        causal: bool,
+        window: int,
+        soft_cap: float,
+        alibi_slopes: int,
+        alibi_is_rounded: bool,
+        relative_table: int,
+        num_buckets: int,
+        max_distance: int,
+        bidirectional: bool,
+        sinks: int,
+    ) -> AttentionSpec: ...
+
+class Program:
+    def __init__(self, widths: list[int], tile_rows: int, whole_sequences: bool) -> None: ...
+    def __len__(self) -> int: ...
+    def linear(
+        self, *, weight: PackedLinear, x: _Place, out: _Place, residual: _Place, scale: float, activation: int
+    ) -> None: ...
+    def embed(
+        self, *, ids: int, table: int, kind: int, num_embeddings: int, dim: int, offset: int, out: _Place
+    ) -> None: ...
+    def norm(
+        self, *, x: _Place, out: _Place, groups: int, dim: int, weight: int, bias: int, eps: float, centered: bool
+    ) -> None: ...
+    def angles(
+        self, *, inverse: list[float], long_inverse: list[float], factor: float, long_factor: float, out: _Place
+    ) -> None: ...
+    def rotate(
+        self, *, x: _Place, angles: _Place, heads: int, head_dim: int, pairs: int, interleaved: bool
+    ) -> None: ...
+    def binary(self, *, op: int, dim: int, scale: float, a: _Place, b: _Place, constant: int, out: _Place) -> None: ...
+    def activate(
+        self, *, activation: int, dim: int, scale: float, soft_cap: float, x: _Place, multiplied: _Place, out: _Place
+    ) -> None: ...
+    def write(self, *, cache: Cache, keys: _Place, values: _Place) -> None: ...
+    def attend(
+        self,
+        *,
+        what: int,
+        spec: AttentionSpec,
+        cache: Cache | None,
+        q: _Place,
+        k: _Place,
+        v: _Place,
+        out: _Place,
+    ) -> None: ...
+    def run(
+        self,
+        *,
+        rows: int,
+        tokens: int,
+        positions: int,
+        is_long: int,
+        slots: int,
+        self_attention: _Sequences,
+        cross_attention: _Sequences,
+        input: int,
+        input_stride: int,
+        output: int,
+        output_stride: int,
+    ) -> None: ...
+    profiling: bool
+    def take_times(self) -> list[float]: ...

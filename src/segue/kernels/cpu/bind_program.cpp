@@ -1,7 +1,6 @@
 // `_native.Program`: recorded by segue/kernels/cpu/program.py, which checks what it is given; this trusts its numbers.
 // Addresses are integers: the tensors behind them are kept alive by the recorder.
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -9,6 +8,7 @@
 #include <tuple>
 
 #include "bind.h"
+#include "pack.h"
 #include "program.h"
 
 namespace nb = nanobind;
@@ -29,21 +29,22 @@ T* address(uintptr_t value) {
     return reinterpret_cast<T*>(value);
 }
 
-void add_linear(Program& program, std::shared_ptr<Linear> weight, PlaceGiven x, PlaceGiven out, PlaceGiven residual,
-                float scale, Activation activation) {
-    program.add(LinearStep{std::move(weight), place(x), place(out), place(residual), scale, activation});
+void add_linear(Program& program, const Packed& weight, PlaceGiven x, PlaceGiven out, PlaceGiven residual,
+                float scale, uint8_t activation) {
+    program.add(
+        LinearStep{weight.linear, place(x), place(out), place(residual), scale, Activation(activation)});
 }
 
-void add_embed(Program& program, Ids ids, uintptr_t table, FloatKind kind, int64_t num_embeddings, int64_t dim,
+void add_embed(Program& program, uint8_t ids, uintptr_t table, uint8_t kind, int64_t num_embeddings, int64_t dim,
                int64_t offset, PlaceGiven out) {
     EmbedCall call{};
     call.dim = dim;
     call.offset = offset;
     call.num_embeddings = num_embeddings;
     call.table = address<const void>(table);
-    call.kind = kind;
+    call.kind = FloatKind(kind);
     call.scale = 1.0f;
-    program.add(EmbedStep{ids, call, place(out)});
+    program.add(EmbedStep{Ids(ids), call, place(out)});
 }
 
 void add_norm(Program& program, PlaceGiven x, PlaceGiven out, int64_t groups, int64_t dim, uintptr_t weight,
@@ -77,19 +78,19 @@ void add_rotate(Program& program, PlaceGiven x, PlaceGiven angles, int64_t heads
     program.add(RotateStep{call, place(x), place(angles)});
 }
 
-void add_binary(Program& program, Binary op, int64_t dim, float scale, PlaceGiven a, PlaceGiven b, uintptr_t constant,
+void add_binary(Program& program, uint8_t op, int64_t dim, float scale, PlaceGiven a, PlaceGiven b, uintptr_t constant,
                 PlaceGiven out) {
-    program.add(BinaryStep{op, dim, scale, place(a), place(b), place(out), address<const float>(constant)});
+    program.add(BinaryStep{Binary(op), dim, scale, place(a), place(b), place(out), address<const float>(constant)});
 }
 
-void add_activate(Program& program, Activation activation, int64_t dim, float scale, float soft_cap, PlaceGiven x,
+void add_activate(Program& program, uint8_t activation, int64_t dim, float scale, float soft_cap, PlaceGiven x,
                   PlaceGiven multiplied, PlaceGiven out) {
-    program.add(ActivateStep{activation, dim, scale, soft_cap, place(x), place(multiplied), place(out)});
+    program.add(ActivateStep{Activation(activation), dim, scale, soft_cap, place(x), place(multiplied), place(out)});
 }
 
-Cache make_cache(uintptr_t keys, uintptr_t values, CacheKind kind, int64_t block_size, int64_t kv_heads,
+Cache make_cache(uintptr_t keys, uintptr_t values, uint8_t kind, int64_t block_size, int64_t kv_heads,
                  int64_t key_dim, int64_t value_dim) {
-    return {address<void>(keys), address<void>(values), nullptr, nullptr, kind, block_size, kv_heads, key_dim, value_dim};
+    return {address<void>(keys), address<void>(values), nullptr, nullptr, CacheKind(kind), block_size, kv_heads, key_dim, value_dim};
 }
 
 AttentionSpec make_spec(int64_t num_heads, int64_t kv_heads, int64_t key_dim, int64_t value_dim, float scale,
@@ -143,12 +144,6 @@ void run(Program& program, int64_t rows, uintptr_t tokens, uintptr_t positions, 
 }  // namespace
 
 void bind_program(nb::module_& module) {
-    nb::enum_<Ids>(module, "Ids").value("tokens", Ids::tokens).value("positions", Ids::positions);
-    nb::enum_<Binary>(module, "Binary").value("add", Binary::add).value("multiply", Binary::multiply);
-    nb::enum_<Attends>(module, "Attends")
-        .value("self", Attends::self)
-        .value("cross", Attends::cross)
-        .value("packed", Attends::packed);
     nb::class_<Cache>(module, "Cache")
         .def_static("make", &make_cache, "keys"_a, "values"_a, "kind"_a, "block_size"_a, "kv_heads"_a, "key_dim"_a,
                     "value_dim"_a);
@@ -182,9 +177,9 @@ void bind_program(nb::module_& module) {
             nb::kw_only(), "cache"_a, "keys"_a, "values"_a)
         .def(
             "attend",
-            [](Program& program, Attends what, const AttentionSpec& spec, const Cache* cache, PlaceGiven q,
+            [](Program& program, uint8_t what, const AttentionSpec& spec, const Cache* cache, PlaceGiven q,
                PlaceGiven k, PlaceGiven v, PlaceGiven out) {
-                program.add(AttentionStep{what, spec, cache ? *cache : Cache{}, place(q), place(k), place(v), place(out)});
+                program.add(AttentionStep{Attends(what), spec, cache ? *cache : Cache{}, place(q), place(k), place(v), place(out)});
             },
             nb::kw_only(), "what"_a, "spec"_a, "cache"_a.none(), "q"_a, "k"_a.none(), "v"_a.none(), "out"_a)
         .def("run", &run, nb::kw_only(), "rows"_a, "tokens"_a, "positions"_a, "is_long"_a, "slots"_a, "self_attention"_a,

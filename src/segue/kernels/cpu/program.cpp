@@ -81,7 +81,7 @@ size_t Program::scratch_bytes(const Tile& tile) const {
     int threads = Team::get().size();
     for (const Step& step : steps_) {
         if (auto* linear = std::get_if<LinearStep>(&step)) {
-            most = std::max(most, linear_scratch_bytes(*linear->weight, tile.rows));
+            most = std::max(most, linear_scratch_bytes(linear->weight, tile.rows));
         } else if (auto* attention = std::get_if<AttentionStep>(&step)) {
             const Part& part = attention->what == Attends::cross ? tile.cross : tile.self;
             most = std::max(most, attention_scratch_bytes(attention->spec, part.view({}), threads));
@@ -116,11 +116,119 @@ void Program::run(const Inputs& inputs) {
     });
 }
 
+std::vector<double> Program::take_times() {
+    std::vector<double> taken;
+    taken.swap(times_);
+    return taken;
+}
+
+// Runs steps on one tile: fills in what a step does not know, where its values are and which rows.
+struct Program::Execution {
+    const Program& program;
+    const Inputs& inputs;
+    const Tile& tile;
+    const Slice& slice;
+    const Kernels& table = kernels();
+
+    float* data(const Place& place) const {
+        switch (place.buffer) {
+            case nowhere: return nullptr;
+            // Read only: a step never has it as `out`.
+            case external_input:
+                return const_cast<float*>(inputs.input) + tile.begin * inputs.input_stride + place.column;
+            case external_output: return inputs.output + tile.begin * inputs.output_stride + place.column;
+        }
+        return program.arena_.get() + program.offsets_[static_cast<size_t>(place.buffer)] * program.arena_rows_ +
+               place.column;
+    }
+
+    int64_t gap(const Place& place) const {
+        switch (place.buffer) {
+            case nowhere: return 0;
+            case external_input: return inputs.input_stride;
+            case external_output: return inputs.output_stride;
+        }
+        return program.widths_[static_cast<size_t>(place.buffer)];
+    }
+
+    void operator()(const LinearStep& s) const {
+        LinearCall call{data(s.x),        gap(s.x), tile.rows,    data(s.out),           gap(s.out), data(s.residual),
+                        gap(s.residual), s.scale,  s.activation, program.scratch_.get()};
+        table.linear.run(s.weight, call, slice);
+    }
+
+    void operator()(const EmbedStep& s) const {
+        EmbedCall call = s.call;
+        call.ids = (s.ids == Ids::tokens ? inputs.tokens : inputs.positions) + tile.begin;
+        call.rows = tile.rows;
+        call.out = data(s.out);
+        call.out_stride = gap(s.out);
+        table.rows.embed(call, slice);
+    }
+
+    void operator()(const NormStep& s) const {
+        NormCall call = s.call;
+        call.x = data(s.x);
+        call.x_stride = gap(s.x);
+        call.rows = tile.rows;
+        call.out = data(s.out);
+        call.out_stride = gap(s.out);
+        table.rows.norm(call, slice);
+    }
+
+    void operator()(const AnglesStep& s) const {
+        AnglesCall call = s.call;
+        call.positions = inputs.positions + tile.begin;
+        call.is_long = inputs.is_long ? inputs.is_long + tile.begin : nullptr;
+        call.rows = tile.rows;
+        call.inverse = s.inverse.data();
+        call.long_inverse = s.long_inverse.data();
+        call.out = data(s.out);
+        table.rows.angles(call, slice);
+    }
+
+    void operator()(const RotateStep& s) const {
+        RotateCall call = s.call;
+        call.x = data(s.x);
+        call.x_stride = gap(s.x);
+        call.rows = tile.rows;
+        call.angles = data(s.angles);
+        table.rows.rotate(call, slice);
+    }
+
+    void operator()(const BinaryStep& s) const {
+        BinaryCall call{data(s.a), s.constant ? s.constant : data(s.b), gap(s.a), s.constant ? 0 : gap(s.b), gap(s.out),
+                        tile.rows, s.dim, s.op, s.scale, data(s.out)};
+        table.rows.binary(call, slice);
+    }
+
+    void operator()(const ActivateStep& s) const {
+        ActivateCall call{data(s.x), data(s.multiplied), gap(s.x),   gap(s.multiplied), gap(s.out), tile.rows,
+                          s.dim,     s.scale,            s.soft_cap, s.activation,      data(s.out)};
+        table.rows.activate(call, slice);
+    }
+
+    void operator()(const WriteStep& s) const {
+        WriteCall call{data(s.keys), data(s.values), gap(s.keys), gap(s.values), tile.rows, inputs.slots + tile.begin,
+                       s.cache};
+        table.attention.write(call, slice);
+    }
+
+    void operator()(const AttentionStep& s) const {
+        bool crosses = s.what == Attends::cross;
+        Sequences sequences = crosses ? tile.cross.view(inputs.cross) : tile.self.view(inputs.self);
+        AttentionCall call{data(s.q), gap(s.q),  s.cache, data(s.k),   data(s.v),  gap(s.k),
+                           gap(s.v),  sequences, s.spec,  data(s.out), gap(s.out), program.scratch_.get()};
+        (s.what == Attends::packed ? table.attention.packed : table.attention.paged)(call, slice);
+    }
+};
+
 void Program::run_tile(const Inputs& inputs, const Tile& tile, const Slice& slice) {
     using Clock = std::chrono::steady_clock;
-    Clock::time_point before = Clock::now();
+    Execution execute{*this, inputs, tile, slice};
+    Clock::time_point before = profiling ? Clock::now() : Clock::time_point();
     for (size_t i = 0; i < steps_.size(); ++i) {
-        run_step(steps_[i], inputs, tile, slice);
+        std::visit(execute, steps_[i]);
         slice.barrier();
         if (profiling && slice.index == 0) {
             Clock::time_point now = Clock::now();
@@ -128,113 +236,6 @@ void Program::run_tile(const Inputs& inputs, const Tile& tile, const Slice& slic
             before = now;
         }
     }
-}
-
-std::vector<double> Program::take_times() {
-    std::vector<double> taken;
-    taken.swap(times_);
-    return taken;
-}
-
-float* Program::at(const Place& place, const Inputs& inputs, const Tile& tile) const {
-    switch (place.buffer) {
-        case nowhere: return nullptr;
-        // Read only: a step never has it as `out`.
-        case external_input: return const_cast<float*>(inputs.input) + tile.begin * inputs.input_stride + place.column;
-        case external_output: return inputs.output + tile.begin * inputs.output_stride + place.column;
-    }
-    return arena_.get() + offsets_[static_cast<size_t>(place.buffer)] * arena_rows_ + place.column;
-}
-
-int64_t Program::stride(const Place& place, const Inputs& inputs) const {
-    switch (place.buffer) {
-        case nowhere: return 0;
-        case external_input: return inputs.input_stride;
-        case external_output: return inputs.output_stride;
-    }
-    return widths_[static_cast<size_t>(place.buffer)];
-}
-
-void Program::run_step(const Step& step, const Inputs& inputs, const Tile& tile, const Slice& slice) {
-    const Kernels& table = kernels();
-    auto data = [&](const Place& place) { return at(place, inputs, tile); };
-    auto gap = [&](const Place& place) { return stride(place, inputs); };
-
-    struct Visitor {
-        decltype(data)& data;
-        decltype(gap)& gap;
-        const Kernels& table;
-        const Inputs& inputs;
-        const Tile& tile;
-        const Slice& slice;
-        std::byte* scratch;
-
-        void operator()(const LinearStep& s) const {
-            table.linear.run(*s.weight,
-                             {data(s.x), gap(s.x), tile.rows, data(s.out), gap(s.out), data(s.residual),
-                              gap(s.residual), s.scale, s.activation, scratch},
-                             slice);
-        }
-        void operator()(const EmbedStep& s) const {
-            EmbedCall call = s.call;
-            call.ids = (s.ids == Ids::tokens ? inputs.tokens : inputs.positions) + tile.begin;
-            call.rows = tile.rows;
-            call.out = data(s.out);
-            call.out_stride = gap(s.out);
-            table.rows.embed(call, slice);
-        }
-        void operator()(const NormStep& s) const {
-            NormCall call = s.call;
-            call.x = data(s.x);
-            call.x_stride = gap(s.x);
-            call.rows = tile.rows;
-            call.out = data(s.out);
-            call.out_stride = gap(s.out);
-            table.rows.norm(call, slice);
-        }
-        void operator()(const AnglesStep& s) const {
-            AnglesCall call = s.call;
-            call.positions = inputs.positions + tile.begin;
-            call.is_long = inputs.is_long ? inputs.is_long + tile.begin : nullptr;
-            call.rows = tile.rows;
-            call.inverse = s.inverse.data();
-            call.long_inverse = s.long_inverse.data();
-            call.out = data(s.out);
-            table.rows.angles(call, slice);
-        }
-        void operator()(const RotateStep& s) const {
-            RotateCall call = s.call;
-            call.x = data(s.x);
-            call.x_stride = gap(s.x);
-            call.rows = tile.rows;
-            call.angles = data(s.angles);
-            table.rows.rotate(call, slice);
-        }
-        void operator()(const BinaryStep& s) const {
-            const float* b = s.constant ? s.constant : data(s.b);
-            table.rows.binary({data(s.a), b, gap(s.a), s.constant ? 0 : gap(s.b), gap(s.out), tile.rows, s.dim, s.op,
-                               s.scale, data(s.out)},
-                              slice);
-        }
-        void operator()(const ActivateStep& s) const {
-            table.rows.activate({data(s.x), data(s.multiplied), gap(s.x), gap(s.multiplied), gap(s.out), tile.rows,
-                                 s.dim, s.scale, s.soft_cap, s.activation, data(s.out)},
-                                slice);
-        }
-        void operator()(const WriteStep& s) const {
-            table.attention.write({data(s.keys), data(s.values), gap(s.keys), gap(s.values), tile.rows,
-                                   inputs.slots + tile.begin, s.cache},
-                                  slice);
-        }
-        void operator()(const AttentionStep& s) const {
-            bool crosses = s.what == Attends::cross;
-            Sequences sequences = crosses ? tile.cross.view(inputs.cross) : tile.self.view(inputs.self);
-            AttentionCall call{data(s.q), gap(s.q), s.cache,   data(s.k),   data(s.v),  gap(s.k),
-                               gap(s.v),  sequences, s.spec, data(s.out), gap(s.out), scratch};
-            (s.what == Attends::packed ? table.attention.packed : table.attention.paged)(call, slice);
-        }
-    };
-    std::visit(Visitor{data, gap, table, inputs, tile, slice, scratch_.get()}, step);
 }
 
 }  // namespace segue

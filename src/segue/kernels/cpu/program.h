@@ -30,7 +30,7 @@ enum class Ids : uint8_t { tokens, positions };
 enum class Attends : uint8_t { self, cross, packed };
 
 struct LinearStep {
-    std::shared_ptr<const Linear> weight;
+    Linear weight;  // its memory is shared
     Place x, out, residual;
     float scale;
     Activation activation;
@@ -120,14 +120,12 @@ class Program {
 
   private:
     struct Tile;
+    struct Execution;
 
     std::vector<Tile> tiles_of(const Inputs& inputs) const;
     void reserve(const std::vector<Tile>& tiles);
     size_t scratch_bytes(const Tile& tile) const;
     void run_tile(const Inputs& inputs, const Tile& tile, const Slice& slice);
-    void run_step(const Step& step, const Inputs& inputs, const Tile& tile, const Slice& slice);
-    float* at(const Place& place, const Inputs& inputs, const Tile& tile) const;
-    int64_t stride(const Place& place, const Inputs& inputs) const;
 
     std::vector<Step> steps_;
     std::vector<int64_t> widths_, offsets_;  // floats; offsets_ for one row
