@@ -63,7 +63,8 @@ def test_H5_errors_become_the_clients_own(client: Anthropic, server: RunningServ
     assert "strictly positive" in caught.value.body["error"]["message"]
     with pytest.raises(anthropic.APIError, match="strictly positive"):
         list(client.messages.create(model="m", max_tokens=0, messages=MESSAGES, stream=True))
-    with pytest.raises(anthropic.UnprocessableEntityError, match="`tools` is not supported"):
-        client.messages.create(model="m", max_tokens=1, messages=MESSAGES, tools=[{"name": "f", "input_schema": {}}])
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    with pytest.raises(anthropic.UnprocessableEntityError, match="`tools` of the type web_search_20250305 are not"):
+        client.messages.create(model="m", max_tokens=1, messages=MESSAGES, tools=[search])
     with Anthropic(base_url=server.url, api_key="wrong") as stranger, pytest.raises(anthropic.AuthenticationError):
         stranger.messages.create(model="m", max_tokens=1, messages=MESSAGES)

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from segue.text.tool_json import MAX_DEPTH, CallObject, JsonScanner, Place
+from segue.text.tool_json import MAX_DEPTH, CallObject, JsonScanner, Place, compact_json
 
 WHOLE = [
     "{}",
@@ -75,6 +75,17 @@ def test_what_it_takes_is_what_json_takes(seed: int) -> None:
         is_json = False
     is_right, scanner = follows(text)
     assert (is_right and scanner.place is Place.END) == is_json
+
+
+@pytest.mark.parametrize(
+    "text", [*WHOLE, '{"a\\\\": " x ", "b\\" c": [ 1 , " \\\\\\" " ]}', '{"a": ' + "9" * 5000 + "}"]
+)
+def test_compact(text: str) -> None:
+    compact = compact_json(text)
+    if "9999" not in text:
+        assert json.loads(compact) == json.loads(text)
+    assert len(compact) <= len(text)
+    assert not {", ", ": ", " ]"} & {compact[i : i + 2] for i in range(len(compact)) if text == WHOLE[2]}
 
 
 def test_depth_is_bounded() -> None:

@@ -1,6 +1,5 @@
 """Calls of functions in OpenAI's chats: the message of an answer at once, and the chunks of a stream."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, Unpack
 
@@ -11,6 +10,7 @@ from segue.server.openai_words import OpenAIWords
 from segue.server.stream import ChatEvents, ChatShape, chat_logprob
 from segue.server.tools import Answer, Call, Reading
 from segue.text.tool_calls import CallArguments, CallEnd, CallStart, Piece, TextPiece
+from segue.text.tool_json import compact_json
 
 __all__ = ["ToolChatEvents", "message_of_calls"]
 
@@ -26,8 +26,7 @@ def message_of_calls(words: OpenAIWords, answer: Answer, new_id: Callable[[], st
 def _function(words: OpenAIWords, call: Call) -> dict[str, Any]:
     if not words.is_tgi:
         return {"name": call.name, "arguments": call.arguments}
-    compact = json.dumps(json.loads(call.arguments), ensure_ascii=False, separators=(",", ":"))
-    return {"description": None, "name": call.name, "arguments": compact}
+    return {"description": None, "name": call.name, "arguments": compact_json(call.arguments)}
 
 
 class ToolChatEvents(ChatEvents):
