@@ -16,7 +16,7 @@ from serving import Connection, Serving, fails, says, until
 
 from segue.server import otlp
 from segue.server.otlp import TraceExporter
-from segue.server.tracing import RequestTrace
+from segue.server.tracing import MAX_TEXT_CHARS, RequestTrace
 
 Serve = Callable[..., Serving]
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -73,6 +73,7 @@ CHAT = {"messages": [{"role": "user", "content": "a"}]}
         ("/v1/chat/completions", {**CHAT, "stream": True}, "chat_completions", True),
         ("/v1/completions", {"prompt": "a"}, "completions", False),
         ("/v1/completions", {"prompt": "a", "stream": True}, "completions", True),
+        ("/vertex", {"instances": [{"inputs": "a"}]}, "vertex_compatibility", False),
     ],
 )
 async def test_T1_tgis_spans(
@@ -160,6 +161,12 @@ async def test_T1_a_request_that_is_refused(traced: Serve, collector: Collector)
     assert error.is_error
     assert tree.one("generate").is_error
     assert not tree.one("POST /generate").is_error
+
+
+async def test_T1_what_waits_is_small(traced: Serve, collector: Collector) -> None:
+    stop = ["x" * 1_000_000]
+    await traced().post("/generate", {"inputs": "a", "parameters": {"stop": stop}})
+    assert len((await collector.trace()).one("generate").attributes["parameters"]) == MAX_TEXT_CHARS
 
 
 @pytest.mark.parametrize("path", ["/generate", "/generate_stream"])

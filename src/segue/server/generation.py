@@ -13,9 +13,9 @@ from segue.core.errors import IncompleteGenerationError, RequestError
 from segue.core.output import FinishReason, RequestOutput, TokenOutput
 from segue.server.admission import AdmittedRequest, Ask
 from segue.server.floats import shortest_f32
-from segue.server.journal import log_success
+from segue.server.journal import log_success, span_fields
 from segue.server.state import Server
-from segue.server.tracing import GenerationRecord, current_trace
+from segue.server.tracing import MAX_TEXT_CHARS, GenerationRecord, current_trace
 from segue.text.detokenizer import IncrementalDetokenizer, generated_text
 from segue.text.stop_strings import StopMatcher
 
@@ -145,10 +145,11 @@ class Generation:
     def record(self) -> GenerationRecord:
         """For the trace; also of a generation that did not come to its end."""
         admitted, has_ended = self.admitted, not math.isnan(self._end_time)
+        times = self.timings()._asdict() if has_ended else {}
+        fields = span_fields(admitted.ask.parameters, self.seed, times)
         return GenerationRecord(
             name=admitted.ask.name,
-            parameters=admitted.ask.parameters,
-            seed=self.seed,
+            fields={name: str(value)[:MAX_TEXT_CHARS] for name, value in fields.items() if value is not None},
             received_time=admitted.ask.received_time,
             tokenize_times=admitted.tokenize_times,
             validated_time=admitted.validated_time,
@@ -159,7 +160,6 @@ class Generation:
             num_inputs=self.num_inputs,
             num_cached_tokens=self.num_cached_tokens,
             num_tokens=len(self.tokens),
-            times=self.timings()._asdict() if has_ended else {},
         )
 
     def record_success(self) -> None:

@@ -32,7 +32,6 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from segue.server.journal import span_fields
 from segue.server.tracing import Failure, GenerationRecord, RequestTrace
 
 __all__ = ["TraceExporter"]
@@ -165,7 +164,7 @@ class _SpanWriter:
         return self._finished.take()
 
     def _handler(self, parent: Span, trace: RequestTrace) -> None:
-        records = [each.record() for each in trace.generations]
+        records = trace.records
         names = [each.name for each in records] + [each.name for each in trace.failures]
         name = names[0] if names else trace.handler
         span = self._start(name, trace.start_time, _inside(parent), _handler_fields(records))
@@ -202,11 +201,10 @@ class _SpanWriter:
         self._end(infer, end)
 
     def _failure(self, parent: Span, failure: Failure) -> None:
-        text = str(failure.error)
-        attributes = {"error": text, "error_type": failure.error.error_type}
+        attributes = {"error": failure.text, "error_type": failure.error_type}
         span = self._start("send_error", failure.time, _inside(parent), attributes)
         for each in (span, parent):
-            each.set_status(Status(StatusCode.ERROR, text))
+            each.set_status(Status(StatusCode.ERROR, failure.text))
         self._end(span, failure.time)
 
     def _span(
@@ -249,9 +247,7 @@ def _handler_fields(records: Sequence[GenerationRecord]) -> dict[str, AttributeV
     """TGI's, of the sequence that ended last, as the log has them."""
     if not records:
         return {}
-    last = max(records, key=lambda each: each.end_time or 0.0)
-    fields = span_fields(last.parameters, last.seed, last.times)
-    return {name: str(value) for name, value in fields.items() if value is not None}
+    return dict(max(records, key=lambda each: each.end_time or 0.0).fields)
 
 
 def _inside(span: Span) -> Context:

@@ -13,17 +13,20 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segue.core.errors import RequestError
-from segue.protocol.tgi import GenerateParameters
 
-__all__ = ["Failure", "GenerationRecord", "RequestTrace", "Traced", "current_trace", "traced"]
+__all__ = ["MAX_TEXT_CHARS", "Failure", "GenerationRecord", "RequestTrace", "Traced", "current_trace", "traced"]
+
+
+MAX_TEXT_CHARS = 4096
+"""Of headers, parameters and errors, each."""
 
 
 class GenerationRecord(NamedTuple):
     """One sequence. Times are ``time.monotonic()``; None: it did not come so far."""
 
     name: str
-    parameters: GenerateParameters
-    seed: int | None
+    fields: Mapping[str, str]
+    """Of the handler's span, by TGI's names."""
     received_time: float
     tokenize_times: tuple[float, float] | None
     """Begin and end; None: the prompt came as ids."""
@@ -36,8 +39,6 @@ class GenerationRecord(NamedTuple):
     num_inputs: int
     num_cached_tokens: int
     num_tokens: int
-    times: Mapping[str, float]
-    """Seconds by TGI's names; empty without an end."""
 
 
 class Failure(NamedTuple):
@@ -45,11 +46,12 @@ class Failure(NamedTuple):
 
     time: float
     name: str
-    error: RequestError
+    error_type: str
+    text: str
 
 
 class Traced(Protocol):
-    """What is noted of a sequence when its request has ended."""
+    """A sequence that runs."""
 
     def record(self) -> GenerationRecord: ...
 
@@ -66,6 +68,8 @@ class RequestTrace:
     """``traceparent`` and ``user-agent``, where they were sent."""
     start_time: float
     generations: list[Traced] = field(default_factory=list)
+    """Until the end; then ``records``, which hold little, are what waits for the collector."""
+    records: list[GenerationRecord] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     status: int | None = None
     """None: the client left before it was answered."""
@@ -76,7 +80,13 @@ class RequestTrace:
     end_time: float = 0.0
 
     def note_failure(self, name: str, error: RequestError) -> None:
-        self.failures.append(Failure(time.monotonic(), name, error))
+        self.failures.append(Failure(time.monotonic(), name, error.error_type, str(error)[:MAX_TEXT_CHARS]))
+
+    def end(self) -> None:
+        """Nothing more happens."""
+        self.end_time = time.monotonic()
+        self.records = [each.record() for each in self.generations]
+        self.generations.clear()
 
     def note_message(self, message: Message) -> None:
         """What is sent to the client."""
@@ -112,7 +122,7 @@ async def traced(
         method=scope["method"],
         route=route,
         handler=handler,
-        headers={name: headers[name] for name in ("traceparent", "user-agent") if name in headers},
+        headers={name: headers[name][:MAX_TEXT_CHARS] for name in ("traceparent", "user-agent") if name in headers},
         start_time=time.monotonic(),
     )
 
@@ -125,5 +135,5 @@ async def traced(
         await app(scope, receive, noting_send)
     finally:
         _current.reset(token)
-        trace.end_time = time.monotonic()
+        trace.end()
         on_end(trace)

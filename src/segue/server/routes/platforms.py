@@ -81,7 +81,7 @@ async def infer(server: Server, request: Request) -> ASGIApp:
         raise LengthMismatchError("Inputs and outputs length mismatch")
     received_time = time.monotonic()
     asks = [
-        Ask(name="generate", inputs=_text_of(each), parameters=body.parameters, received_time=received_time)
+        Ask(name="kserve_model_infer", inputs=_text_of(each), parameters=body.parameters, received_time=received_time)
         for each in body.inputs
     ]
     work = all_or_none([generate(server, ask) for ask in asks])
@@ -128,7 +128,7 @@ async def _vertex_ask(server: Server, instance: GenerateVertexInstance | ChatReq
     # TGI always samples here; it also drops every parameter but the length and the seed, which this does not.
     if "do_sample" not in parameters.model_fields_set:
         parameters = parameters.model_copy(update={"do_sample": True})
-    return Ask(name="generate", inputs=instance.inputs, parameters=parameters, received_time=time.monotonic())
+    return Ask(name="vertex_compatibility", inputs=instance.inputs, parameters=parameters, received_time=time.monotonic())
 
 
 def _text_of(given: InferenceInput) -> str:
