@@ -128,7 +128,9 @@ async def _vertex_ask(server: Server, instance: GenerateVertexInstance | ChatReq
     # TGI always samples here; it also drops every parameter but the length and the seed, which this does not.
     if "do_sample" not in parameters.model_fields_set:
         parameters = parameters.model_copy(update={"do_sample": True})
-    return Ask(name="vertex_compatibility", inputs=instance.inputs, parameters=parameters, received_time=time.monotonic())
+    return Ask(
+        name="vertex_compatibility", inputs=instance.inputs, parameters=parameters, received_time=time.monotonic()
+    )
 
 
 def _text_of(given: InferenceInput) -> str:
