@@ -19,6 +19,8 @@ class Model(nn.Module):
     """
 
     is_encoder_decoder: ClassVar[bool] = False
+    is_recordable: ClassVar[bool] = True
+    """Its forward pass is made of ``kernels.ops`` and what ``Traced`` values can do."""
     prefix: ClassVar[str] = ""
     """Added to checkpoint names that lack it (some checkpoints were saved from the inner model)."""
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()
@@ -40,6 +42,8 @@ class Model(nn.Module):
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
         self.config = config
+        self.dtype = torch.float32
+        """What it was loaded to compute in; its K/V have it. Set by the loader."""
 
     def convert(self, name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
         """Checkpoint (name, tensor) → what the modules expect; by default unchanged."""
@@ -55,10 +59,6 @@ class Model(nn.Module):
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, hidden] → [num_rows, vocab_size]."""
         raise NotImplementedError(f"{type(self).__name__} defines compute_logits")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
 
 
 class Seq2SeqModel(Model):

@@ -69,10 +69,12 @@ class _Wrapped(Model):
     """Common to both ways: facts of the transformers model."""
 
     inner: Any
+    is_recordable = False
 
     def __init__(self, config: HFConfig, inner: nn.Module) -> None:
         super().__init__(config)
         self.inner = inner
+        self.dtype = self.inner.dtype
         text = self.inner.config.get_text_config(decoder=True)
         self.vocab_size = int(self.inner.get_output_embeddings().weight.shape[0])
         self.max_positions = getattr(text, "max_position_embeddings", None)

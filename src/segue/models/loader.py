@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from segue.core.errors import ConfigError
+from segue.kernels import cpu
 from segue.kernels.quantized import QuantizedWeight
 from segue.layers.base import Layer
-from segue.layers.embedding import OutputHead
+from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear
 from segue.models.base import Model
 from segue.models.weight_files import tensor_names, tensors_of, weight_files
@@ -35,7 +36,10 @@ def load_weights(
     quantization: Quantization | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Give every parameter of ``model`` its tensor from ``folder``, as ``dtype`` on ``device``.
+    """Give every parameter of ``model`` its tensor from ``folder``, on ``device``, to compute in ``dtype``.
+
+    The CPU's native kernels compute in float32 whatever the weights are in. With them, matrices stay in 16 bits where
+    the checkpoint has them so or ``dtype`` says so, and all other weights are float32.
 
     Tensors that ``quantization`` rounds are read, rounded and given up one by one.
 
@@ -77,6 +81,8 @@ class _Loading:
         self, model: Model, dtype: torch.dtype, device: torch.device, quantization: Quantization | None
     ) -> None:
         self.model, self.dtype, self.device = model, dtype, device
+        model.dtype = dtype
+        self.is_native = device.type == "cpu" and cpu.is_available()
         self.on_load = None if quantization is None else quantization.on_load
         self.unexpected: list[str] = []
         self.layers = {name: module for name, module in model.named_modules() if isinstance(module, Layer)}
@@ -110,15 +116,25 @@ class _Loading:
             if not module.tied_to:  # one that may be tied is compared with the embeddings first
                 module.load_quantized(self.on_load.round_head(weight), part, self.dtype)
                 return True
+        dtype = self._stored_dtype(module, leaf, tensor)
         if part is None:
             # A copy of its own: aligned memory, and the file's pages can go.
-            tensor = tensor.to(device=self.device, dtype=self.dtype, copy=True)
+            tensor = tensor.to(device=self.device, dtype=dtype, copy=True)
         elif self.device.type == "cpu":
-            tensor = tensor.to(dtype=self.dtype)
+            tensor = tensor.to(dtype=dtype)
         else:
-            tensor = tensor.to(device=self.device, dtype=self.dtype)
+            tensor = tensor.to(device=self.device, dtype=dtype)
         module.load(leaf, tensor, part)
         return True
+
+    def _stored_dtype(self, module: Layer, leaf: str, tensor: Tensor) -> torch.dtype:
+        if not self.is_native:
+            return self.dtype
+        if leaf != "weight" or not isinstance(module, Linear | Embedding):
+            return torch.float32
+        if self.dtype == torch.float32 and tensor.dtype in (torch.bfloat16, torch.float16):
+            return tensor.dtype
+        return self.dtype
 
     def finish(self, folder: Path) -> None:
         """Raises ConfigError when a parameter has no value."""

@@ -193,7 +193,7 @@ class T5ForConditionalGeneration(Seq2SeqModel):
         return config.boolean("scale_decoder_outputs", config.boolean("tie_word_embeddings", True))
 
     def finish_loading(self) -> None:
-        if self.shared.weight.dtype == torch.float16:  # the inner activations overflow float16
+        if self.decoder.norm.weight.dtype == torch.float16:  # the inner activations overflow float16
             for stack in (self.encoder, self.decoder):
                 for layer in stack.layers:
                     layer.feed_forward.wo.weight.data = layer.feed_forward.wo.weight.data.float()

@@ -23,6 +23,7 @@ from segue.runner import kv_cache, memory
 from segue.runner.config import RunnerConfig
 from segue.runner.draft_model import DraftModel
 from segue.runner.model_runner import ModelRunner
+from segue.runner.native_model import use_threads
 from segue.sampling.grammar import GrammarStates
 from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.sampling.sampler import Sampler
@@ -68,6 +69,7 @@ def build_runner(
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
+    use_threads(torch.get_num_threads())
     device = _device(config.device)
     hf_config = _with_rope_overrides(HFConfig.from_folder(config.model_folder), config)
     dtype = _dtype(config.dtype, hf_config, device)

@@ -16,14 +16,23 @@ from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.input_batch import KVCaches
 
-__all__ = ["NativeModel", "native_model"]
+__all__ = ["NativeModel", "native_model", "use_threads"]
 
 logger = logging.getLogger(__name__)
 
 
+def use_threads(count: int) -> None:
+    """How many threads the native kernels run on, the calling one included."""
+    if cpu.is_available():
+        from segue.kernels.cpu import _native
+
+        if _native.num_threads() != count:
+            _native.set_num_threads(count, False)
+
+
 def native_model(model: Model, kv_caches: KVCaches) -> "Model | NativeModel":
     """``model`` as programs, or itself where there are no native kernels or it cannot be recorded."""
-    if not cpu.is_available() or not kv_caches or kv_caches[0][0].device.type != "cpu":
+    if not model.is_recordable or not cpu.is_available() or not kv_caches or kv_caches[0][0].device.type != "cpu":
         return model
     try:
         return NativeModel(model, kv_caches)
