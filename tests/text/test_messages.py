@@ -106,3 +106,60 @@ def test_no_tool_prompt_is_the_default(tool_prompt: str | None) -> None:
 
 def test_tool_prompt_without_messages() -> None:
     assert append_tool_prompt([], [TOOL], uses_tools=True) == []
+
+
+def call(number: int, call_id: str) -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": f"f{number}", "arguments": "{}"}}
+
+
+CONVERSATION = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "I look.", "tool_calls": [call(1, "a"), call(2, "call_b"), call(3, "c12345678")]},
+    {"role": "tool", "content": "two", "tool_call_id": "call_b"},
+    {"role": "tool", "content": "none", "tool_call_id": "x"},
+    {"role": "tool", "content": "one", "tool_call_id": "a", "name": "mine"},
+    {"role": "assistant", "content": "Done."},
+]
+
+
+def test_answers_have_their_calls_names() -> None:
+    messages = template_messages(CONVERSATION, uses_tool_calls=True)
+    assert [message.get("name") for message in messages] == [None, None, "f2", None, "mine", None]
+
+
+def test_one_call_a_message_where_a_template_takes_no_more() -> None:
+    messages = template_messages(CONVERSATION, uses_tool_calls=True, allows_many_calls=False)
+    shown = [
+        each["tool_calls"][0]["id"] + "|" + each["content"] if "tool_calls" in each else each["content"]
+        for each in messages
+    ]
+    assert shown == ["hi", "a|I look.", "one", "call_b|", "two", "c12345678|", "none", "Done."]
+    assert all(len(each.get("tool_calls", ())) <= 1 for each in messages)
+
+
+def test_short_ids_are_alike_in_calls_and_answers() -> None:
+    _, assistant, two, _, one, _ = template_messages(CONVERSATION, uses_tool_calls=True, needs_short_ids=True)
+    ids = [each["id"] for each in assistant["tool_calls"]]
+    assert ids[2] == "c12345678"
+    assert all(len(each) == 9 and each.isalnum() for each in ids)
+    assert (one["tool_call_id"], two["tool_call_id"]) == (ids[0], ids[1])
+    assert len(set(ids)) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ a | tojson }}", '{"city": "Ærø", "n": [1, 2]}'),
+        ("{{ a }}", '{"city": "Ærø", "n": [1, 2]}'),
+        ("{{ '<' + a + '>' }}", '<{"city": "Ærø", "n": [1, 2]}>'),
+        ("{{ '<' ~ a ~ '>' }}", '<{"city": "Ærø", "n": [1, 2]}>'),
+        ("{% for key, value in a.items() %}{{ key }}={{ value }};{% endfor %}", "city=Ærø;n=[1, 2];"),
+        ("{{ a is mapping }} {{ a is string }}", "True False"),
+    ],
+)
+def test_arguments_serve_templates_that_want_objects_and_those_that_want_text(source: str, expected: str) -> None:
+    from segue.text.chat_template import ChatTemplate
+
+    source = "{% set a = messages[0].tool_calls[0].function.arguments %}" + source
+    messages = template_messages([{"role": "assistant", "content": None, "tool_calls": [CALL]}], uses_tool_calls=True)
+    assert ChatTemplate(source, bos_token=None, eos_token=None).render(messages) == expected

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from segue.text.tool_calls import CallArguments, CallEnd, CallStart, NativeParser, Piece, PlainParser, TextPiece
-from segue.text.tool_formats import HERMES, LLAMA, MISTRAL, ToolFormat
+from segue.text.tool_formats import HERMES, LLAMA, MISTRAL, MISTRAL_NAMES, ToolFormat
 
 NAMES = ("f", "get_weather")
 PARIS = '{"city": "Paris", "days": [1, 2.5e-3, null], "note": "a \\"q\\" \\u00e9 } ]"}'
@@ -100,6 +100,16 @@ WHOLE = [
     (MISTRAL, '[TOOL_CALLS]{"name": "f"}', ['[TOOL_CALLS]{"name": "f"}']),
     (MISTRAL, "[TOOL_CALLS][]", ["[TOOL_CALLS][]"]),
     (MISTRAL, "a [list] [TOOL", ["a [list] [TOOL"]),
+    (MISTRAL_NAMES, f"Hm. [TOOL_CALLS]f[ARGS]{PARIS}", ["Hm.", ("f", PARIS)]),
+    (
+        MISTRAL_NAMES,
+        '[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{}[TOOL_CALLS] get_weather [ARGS] {"a": 1}\n',
+        [("f", "{}"), ("get_weather", '{"a": 1}')],
+    ),
+    (MISTRAL_NAMES, '[TOOL_CALLS]f{"a": 1}', [("f", '{"a": 1}')]),
+    (MISTRAL_NAMES, "[TOOL_CALLS]two words[ARGS]{}", ["[TOOL_CALLS]two words[ARGS]{}"]),
+    (MISTRAL_NAMES, "[TOOL_CALLS][ARGS]{}", ["[TOOL_CALLS][ARGS]{}"]),
+    (MISTRAL_NAMES, "[TOOL_CALLS]" + "f" * 300 + "[ARGS]{}", ["[TOOL_CALLS]" + "f" * 300 + "[ARGS]{}"]),
 ]
 
 
@@ -143,7 +153,7 @@ def test_only_the_first_call_where_one_is_allowed() -> None:
         assert read(MISTRAL, text, is_gradual=is_gradual, allows_many=False) == [("f", "{}")]
 
 
-@pytest.mark.parametrize("tool_format", [HERMES, LLAMA, MISTRAL])
+@pytest.mark.parametrize("tool_format", [HERMES, LLAMA, MISTRAL, MISTRAL_NAMES])
 @pytest.mark.parametrize("seed", range(40))
 def test_nothing_is_lost_of_what_is_no_call(tool_format: ToolFormat, seed: int) -> None:
     generator = random.Random(seed)
@@ -159,9 +169,8 @@ def test_nothing_is_lost_of_what_is_no_call(tool_format: ToolFormat, seed: int) 
         ",",
         '"x"',
         "\\",
-        "a",
-        "1",
         " ",
+        *(["a", "1"] if not tool_format.name_mark else []),
     ]
     text = "".join(generator.choices(parts, k=generator.randrange(40)))
     for is_gradual in (True, False):

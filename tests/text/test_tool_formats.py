@@ -9,7 +9,16 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from segue.text.tool_calls import CallArguments, CallEnd, CallStart, NativeParser
-from segue.text.tool_formats import HERMES, LLAMA, MISTRAL, ToolFormat, find_format, lark_grammar
+from segue.text.tool_formats import (
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_NAMES,
+    ToolFormat,
+    find_format,
+    lark_grammar,
+    needs_short_ids,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 CITY = json.dumps(
@@ -43,7 +52,7 @@ def test_C11_the_format_of_a_template(name: str, expected: ToolFormat | None) ->
     ("template", "expected"),
     [
         ("{{ '[TOOL_CALLS] [' }}{{ call | tojson }}", MISTRAL),
-        ("{{ '[TOOL_CALLS]' + name + '[ARGS]' + arguments }}", None),
+        ("{{ '[TOOL_CALLS]' + name + '[ARGS]' + arguments }}", MISTRAL_NAMES),
         ("<tool_call>{'name': n, 'arguments': a}</tool_call>", HERMES),
         ("<tool_call>\n<function=f>\n<parameter=arguments>", None),
         ("<tool_call>f\n<arg_key>arguments</arg_key>", None),
@@ -62,7 +71,7 @@ def backend() -> Backend:
     backend = Backend(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    special = ["</s>", "[TOOL_CALLS]", "<|python_tag|>"]
+    special = ["</s>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"]
     backend.add_special_tokens([AddedToken(each, special=True) for each in special])
     backend.add_tokens([AddedToken(each, special=False) for each in ("<tool_call>", "</tool_call>")])
     return backend
@@ -91,14 +100,16 @@ HI = '{"name": "say \\"hi\\"", "arguments": {}}'
         (MISTRAL, f"[TOOL_CALLS][{ROME}]", 1),
         (MISTRAL, f"[TOOL_CALLS][{ROME}, {HI}]", 2),
         (MISTRAL, "[TOOL_CALLS][]", 0),
+        (MISTRAL_NAMES, '[TOOL_CALLS]weather[ARGS]{"city": "Rome"}', 1),
+        (MISTRAL_NAMES, '[TOOL_CALLS]weather[ARGS]{"city": "Rome"}[TOOL_CALLS]weather[ARGS]{"city": "Rome"}', 2),
+        (MISTRAL_NAMES, "[TOOL_CALLS]other[ARGS]{}", 0),
     ],
 )
 def test_C11_a_grammar_of_calls(
     backend: Backend, tool_format: ToolFormat, text: str, num_calls: int, has_tokens: bool
 ) -> None:
     plain = Backend.from_str(backend.to_str())
-    marks = (tool_format.opening, tool_format.closing)
-    ids = {mark: token_id for mark in marks if (token_id := backend.token_to_id(mark)) is not None}
+    ids = {mark: token_id for mark in tool_format.marks if (token_id := backend.token_to_id(mark)) is not None}
     tokenizer = LLTokenizer(backend.to_str(), eos_token=[backend.token_to_id("</s>")])
     if not has_tokens:
         ids, tokenizer = {}, LLTokenizer("byte")
@@ -127,3 +138,8 @@ def test_marks_are_forced_as_the_tokens_that_they_are(backend: Backend) -> None:
 def test_mistrals_space_is_the_templates() -> None:
     spaced = lark_grammar(MISTRAL, FUNCTIONS, token_ids={}, allows_many=False, template="x [TOOL_CALLS] [ y")
     assert '" ["' in spaced
+
+
+def test_mistrals_templates_want_short_ids() -> None:
+    assert needs_short_ids("[TOOL_CALLS]{% if call.id|length != 9 %}{{ raise_exception('no') }}{% endif %}")
+    assert not needs_short_ids("[TOOL_CALLS]{{ call.id }}")

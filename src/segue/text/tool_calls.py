@@ -9,11 +9,12 @@ from enum import Enum, auto
 from typing import Protocol
 
 from segue.text.tool_formats import ToolFormat
-from segue.text.tool_json import WHITESPACE, CallObject
+from segue.text.tool_json import WHITESPACE, CallObject, NamedCall
 
 __all__ = ["CallArguments", "CallEnd", "CallParser", "CallStart", "NativeParser", "Piece", "PlainParser", "TextPiece"]
 
 _MAX_HELD_WHITESPACE = 64
+_MAX_HEADING_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,9 @@ class NativeParser:
         """What may be a call, with the whitespace and the mark before it, as far as it is not given out."""
         self._needs_bracket = False
         """The array of calls has not begun."""
-        self._call: CallObject | None = None
+        self._heading = ""
+        """What came of a bare name and the mark behind it."""
+        self._call: CallObject | NamedCall | None = None
         self._after = ""
         """What may be the beginning of the closing mark."""
         self._has_given = False
@@ -149,7 +152,7 @@ class NativeParser:
         said = window[:found].rstrip()
         self._say(said)
         self._raw = [window[len(said) : found + len(mark)]]
-        self._text = ""
+        self._text = self._heading = ""
         self._needs_bracket = self._format.is_list
         self._at = _At.OPENED
         return start + found + len(mark) - num_before
@@ -179,19 +182,37 @@ class NativeParser:
 
     def _open(self, char: str) -> bool:
         """Between the opening mark and the call."""
+        if self._format.name_mark:
+            return self._read_heading(char)
         if char in WHITESPACE or (char == "[" and self._needs_bracket):
             self._needs_bracket = self._needs_bracket and char != "["
             self._raw.append(char)
             return True
         if char == "{" and not self._needs_bracket:
-            self._begin_call()
+            self._begin_call(CallObject())
         else:
             self._give_up()
         return False
 
-    def _begin_call(self) -> None:
+    def _read_heading(self, char: str) -> bool:
+        """A bare name, until the arguments begin."""
+        if char != "{":
+            self._raw.append(char)
+            self._heading += char
+            if len(self._heading) > _MAX_HEADING_CHARS:
+                self._give_up()
+            return True
+        heading = self._heading.strip().removesuffix(self._format.name_mark)
+        name = heading.partition(self._format.id_mark)[0].strip()
+        if name and all(each.isalnum() or each in "_-./" for each in name):
+            self._begin_call(NamedCall(name))
+        else:
+            self._give_up()
+        return False
+
+    def _begin_call(self, call: CallObject | NamedCall) -> None:
         self._at = _At.CALL
-        self._call = CallObject()
+        self._call = call
         self._has_given = False
 
     def _in_call(self, char: str) -> bool:
@@ -212,13 +233,13 @@ class NativeParser:
         """A call without a mark is one only of a function that there is: the model may answer with JSON as well."""
         return name is None or not self._format.is_bare or name in self._names
 
-    def _hold(self, call: CallObject, arguments: str) -> None:
+    def _hold(self, call: CallObject | NamedCall, arguments: str) -> None:
         self._held.append(arguments)
         if self._is_gradual:
             self._raw.clear()
             self._announce(call)
 
-    def _end_call(self, call: CallObject) -> None:
+    def _end_call(self, call: CallObject | NamedCall) -> None:
         self._announce(call)
         self._give_arguments()
         self._call_piece(CallEnd())
@@ -229,7 +250,7 @@ class NativeParser:
         self._after = ""
         self._at = _At.AFTER
 
-    def _announce(self, call: CallObject) -> None:
+    def _announce(self, call: CallObject | NamedCall) -> None:
         if not self._has_given:
             self._has_given = True
             assert call.name is not None
@@ -249,9 +270,9 @@ class NativeParser:
         if not self._after:
             if char in WHITESPACE or char in self._format.separators:
                 return True
-            if char == "{":
+            if char == "{" and not self._format.name_mark:
                 self._raw = []
-                self._begin_call()
+                self._begin_call(CallObject())
                 return False
         if closing.startswith(self._after + char):
             self._after += char

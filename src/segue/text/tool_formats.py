@@ -4,12 +4,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["HERMES", "LLAMA", "MISTRAL", "ToolFormat", "find_format", "lark_grammar"]
+__all__ = [
+    "HERMES",
+    "LLAMA",
+    "MISTRAL",
+    "MISTRAL_NAMES",
+    "ToolFormat",
+    "find_format",
+    "lark_grammar",
+    "needs_short_ids",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolFormat:
-    """Between the marks are objects: ``{"name": …, "arguments": …}``."""
+    """Between the marks are objects, ``{"name": …, "arguments": …}``, or other forms of the same."""
 
     name: str
     opening: str
@@ -20,6 +29,10 @@ class ToolFormat:
     """All calls are in one JSON array."""
     is_bare: bool = False
     """An answer may be a call without the opening mark."""
+    name_mark: str = ""
+    """Calls are a bare name, this mark, and the arguments' object; "": they are objects that hold both."""
+    id_mark: str = ""
+    """The name may be followed by this mark and the call's id."""
     separators: str = ""
     """Characters that may come between calls besides whitespace."""
     arguments_key: str = "arguments"
@@ -29,7 +42,8 @@ class ToolFormat:
     @property
     def marks(self) -> tuple[str, ...]:
         """Texts that may be tokens of their own."""
-        return (self.opening, self.closing) if self.closing and not self.is_list else (self.opening,)
+        closing = "" if self.is_list else self.closing
+        return tuple(mark for mark in (self.opening, closing, self.name_mark, self.id_mark) if mark)
 
 
 HERMES = ToolFormat(name="hermes", opening="<tool_call>", closing="</tool_call>")
@@ -45,13 +59,14 @@ LLAMA = ToolFormat(
 """Llama 3.1 to 3.3."""
 MISTRAL = ToolFormat(name="mistral", opening="[TOOL_CALLS]", closing="]", is_list=True, separators=",")
 """Mistral's tokenizers up to version 7."""
+MISTRAL_NAMES = ToolFormat(name="mistral_names", opening="[TOOL_CALLS]", name_mark="[ARGS]", id_mark="[CALL_ID]")
+"""Mistral's tokenizers from version 11 on."""
 
 
 def find_format(template: str) -> ToolFormat | None:
     """The format that a chat template teaches; None: none of these."""
     if "[TOOL_CALLS]" in template:
-        # From version 11 on there is no JSON around the name.
-        return None if "[ARGS]" in template else MISTRAL
+        return MISTRAL_NAMES if "[ARGS]" in template else MISTRAL
     if "<tool_call>" in template:
         # Other models put XML between the same marks.
         others = ("<function=", "<arg_key>")
@@ -60,6 +75,11 @@ def find_format(template: str) -> ToolFormat | None:
     if "<|python_tag|>" in template or ("ipython" in template and '"parameters": ' in template):
         return LLAMA
     return None
+
+
+def needs_short_ids(template: str) -> bool:
+    """Mistral's templates raise an error at other ids than nine letters and digits."""
+    return "[TOOL_CALLS]" in template and "!= 9" in template
 
 
 def lark_grammar(
@@ -74,14 +94,16 @@ def lark_grammar(
 
     ``functions``: names, and JSON Schemas of their arguments as JSON text. ``token_ids``: of the marks that are tokens.
     """
-    opening, closing = (
+    opening, closing, name_mark = (
         f"<[{token_ids[mark]}]>" if mark in token_ids else json.dumps(mark)
-        for mark in (tool_format.opening, tool_format.closing)
+        for mark in (tool_format.opening, tool_format.closing, tool_format.name_mark)
     )
     repeats = allows_many and tool_format.allows_many
     if tool_format.is_list:
         bracket = json.dumps(" [" if f"{tool_format.opening} [" in template else "[")
         start = f"{opening} {bracket} call%s {closing}" % (' (", " call)*' if repeats else "")
+    elif tool_format.name_mark:
+        start = "call+" if repeats else "call"
     elif tool_format.is_bare:
         start = "call"
     else:
@@ -89,5 +111,8 @@ def lark_grammar(
     rules = [f"start: {start}", "call: " + " | ".join(f"call_{i}" for i in range(len(functions)))]
     for i, (name, schema) in enumerate(functions):
         head = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "{tool_format.arguments_key}": '
-        rules += [f'call_{i}: {json.dumps(head)} arguments_{i} "}}"', f"arguments_{i}: %json {schema}"]
+        call = f'{json.dumps(head)} arguments_{i} "}}"'
+        if tool_format.name_mark:
+            call = f"{opening} {json.dumps(name)} {name_mark} arguments_{i}"
+        rules += [f"call_{i}: {call}", f"arguments_{i}: %json {schema}"]
     return "\n".join(["%llguidance {}", *rules, ""])

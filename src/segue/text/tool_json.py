@@ -3,7 +3,7 @@
 import json
 from enum import Enum, auto
 
-__all__ = ["MAX_DEPTH", "WHITESPACE", "CallObject", "JsonScanner", "Place", "compact_json"]
+__all__ = ["MAX_DEPTH", "WHITESPACE", "CallObject", "JsonScanner", "NamedCall", "Place", "compact_json"]
 
 MAX_DEPTH = 100
 """Values in values; deeper JSON is taken for malformed."""
@@ -255,3 +255,25 @@ class CallObject:
         if self._key in ("name", "arguments"):
             self._seen.add(self._key)
         return is_new
+
+
+class NamedCall:
+    """One call whose name came before: only its arguments are JSON."""
+
+    __slots__ = ("_scanner", "name")
+
+    def __init__(self, name: str) -> None:
+        self._scanner = JsonScanner()
+        self.name: str | None = name
+
+    @property
+    def is_complete(self) -> bool:
+        return self._scanner.place is Place.END
+
+    @property
+    def has_arguments(self) -> bool:
+        return self.is_complete
+
+    def push(self, char: str) -> str | None:
+        """As ``CallObject.push``."""
+        return char if self._scanner.push(char) else None

@@ -34,6 +34,7 @@ from segue.server.tool_events import ToolChatEvents, message_of_calls
 from segue.server.tools import Answer, Reading, ToolOffer, Turn, answer_turn, call_ids, find_offer, stream_turn
 from segue.text.chat_template import ChatTemplate, cut_after_final_message
 from segue.text.messages import template_messages
+from segue.text.tool_formats import find_format, needs_short_ids
 
 __all__ = ["chat_ask", "chat_completions", "chat_tokenize", "chat_turn", "run_chat"]
 
@@ -149,9 +150,15 @@ def _template(server: Server) -> ChatTemplate:
 
 async def _prompt(server: Server, body: ChatRequest, template: ChatTemplate, offer: ToolOffer | None) -> str:
     given = [message.model_dump(exclude_none=True) for message in body.messages]
+    tool_format = find_format(template.source)
 
     def render() -> str:
-        messages = template_messages(given, uses_tool_calls=template.uses_tool_calls)
+        messages = template_messages(
+            given,
+            uses_tool_calls=template.uses_tool_calls,
+            allows_many_calls=tool_format is None or tool_format.allows_many,
+            needs_short_ids=needs_short_ids(template.source),
+        )
         tools = None
         if offer is not None:
             messages, tools = offer.told(messages)
