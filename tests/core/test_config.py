@@ -68,7 +68,7 @@ TGI_LAUNCHER = {
 
 
 @pytest.mark.parametrize("name", TGI_LAUNCHER)
-def test_names_and_defaults_are_those_of_tgi(name: str) -> None:
+def test_F1_names_and_defaults_are_those_of_tgi(name: str) -> None:
     entry = next(entry for entry in option_table(ServeConfig) if entry.name == name)
     assert entry.default == TGI_LAUNCHER[name]
     assert entry.flag == "--" + name.replace("_", "-")
@@ -88,12 +88,12 @@ def test_environment_is_read_when_none_is_given(monkeypatch: pytest.MonkeyPatch)
     assert resolve({}, {}).port == 3000
 
 
-def test_tokens_of_the_hub_by_tgis_precedence() -> None:
+def test_F6_tokens_of_the_hub_by_tgis_precedence() -> None:
     assert resolve({}, {"HF_API_TOKEN": "c"}).hf_token == "c"
     assert resolve({}, {"HF_API_TOKEN": "c", "HUGGING_FACE_HUB_TOKEN": "b", "HF_TOKEN": "a"}).hf_token == "a"
 
 
-def test_old_name_of_max_input_tokens() -> None:
+def test_F1_F5_old_name_of_max_input_tokens() -> None:
     assert resolve({"max_input_length": 7}, {}).max_input_tokens == 7
     with pytest.raises(ConfigError, match="Both `max_input_tokens` and `max_input_length` are set"):
         resolve({"max_input_length": 7, "max_input_tokens": 7}, {})
@@ -128,7 +128,7 @@ def test_old_name_of_max_input_tokens() -> None:
         ({"payload_limit": -1}, "`payload_limit` must be >= 0"),
     ],
 )
-def test_options_that_contradict_each_other(given: dict[str, object], message: str) -> None:
+def test_F5_options_that_contradict_each_other(given: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(given, {})
     assert str(caught.value) == message
@@ -199,3 +199,30 @@ def test_S7_speculation() -> None:
         resolve({"speculate": -1}, {})
     with pytest.raises(ConfigError, match="`speculative_model` needs `speculate` > 0"):
         resolve({"speculative_model": "small", "speculate": 0}, {})
+
+
+def test_F4_variables_without_a_flag_in_tgi() -> None:
+    environ = {
+        "ATTENTION": "flashdecoding",
+        "PREFIX_CACHING": "false",
+        "CUDA_GRAPHS": "1,2",
+        "PREFILL_CHUNKING": "0",
+        "USE_FLASH_ATTENTION": "false",
+    }
+    config = resolve({}, environ)
+    assert (config.attention, config.prefix_caching, config.cuda_graphs) == ("flashdecoding", False, (1, 2))
+    assert (config.prefill_chunking, config.use_flash_attention) == (False, False)
+    with pytest.raises(OptionError, match="possible values: flashinfer"):
+        resolve({}, {"ATTENTION": "fast"})
+
+
+@pytest.mark.parametrize("value", ["on", "off", "no-stack"])
+def test_F13_usage_stats(value: str) -> None:
+    assert resolve({}, {"USAGE_STATS": value}).usage_stats == value
+
+
+def test_F6_where_the_hub_is_and_what_is_at_hand() -> None:
+    environ = {"HUGGINGFACE_HUB_CACHE": "/c", "WEIGHTS_CACHE_OVERRIDE": "/w", "HF_HUB_OFFLINE": "1", "HF_TOKEN": "t"}
+    config = resolve({}, environ)
+    assert (config.huggingface_hub_cache, config.weights_cache_override) == ("/c", "/w")
+    assert (config.hf_hub_offline, config.hf_token) == (True, "t")

@@ -27,7 +27,7 @@ def _stages(name: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_tgis_environment(name: str) -> None:
+def test_F12_tgis_environment(name: str) -> None:
     stages = _stages(name)
     (env,) = (line for line in stages["base"] if line.startswith("ENV"))
     assert {"PORT=80", "HF_HOME=/data"} <= set(env.split())

@@ -52,7 +52,7 @@ def test_given_threads_are_kept(programs: Path) -> None:
     assert "OMP_NUM_THREADS" not in _launched("entrypoint.sh", programs, NUM_THREADS="3")[1]
 
 
-def test_sagemaker(programs: Path) -> None:
+def test_F11_sagemaker(programs: Path) -> None:
     given, env = _launched(
         "sagemaker-entrypoint.sh",
         programs,
@@ -69,13 +69,13 @@ def test_sagemaker(programs: Path) -> None:
     assert [env[name] for name in names] == ["my/model", "main", "4", "awq", "true"]
 
 
-def test_sagemaker_passes_on_only_what_is_set(programs: Path) -> None:
+def test_F11_sagemaker_passes_on_only_what_is_set(programs: Path) -> None:
     given, env = _launched("sagemaker-entrypoint.sh", programs, "--json-output", HF_MODEL_ID="my/model")
     assert given == ["--port", "8080", "--json-output"]
     assert not {"REVISION", "NUM_SHARD", "QUANTIZE", "TRUST_REMOTE_CODE"} & set(env)
 
 
-def test_sagemaker_without_model(programs: Path) -> None:
+def test_F11_sagemaker_without_model(programs: Path) -> None:
     result = _run("sagemaker-entrypoint.sh", programs, "serve")
     assert result.returncode == 1
     assert "HF_MODEL_ID must be set" in result.stderr

@@ -40,14 +40,14 @@ class ServerProcess:
         return self._errors.read_text()
 
     def wait_for_log(self, words: str) -> None:
-        _wait(lambda: words in self.log or self.process.poll() is not None, f"{words!r} in the log")
+        wait_for(lambda: words in self.log or self.process.poll() is not None, f"{words!r} in the log")
         assert words in self.log, self.log + self.errors
 
     def wait_ready(self) -> None:
         self.wait_for_log("Connected")
 
     def wait_healthy(self) -> None:
-        _wait(lambda: httpx.get(f"{self.url}/health").status_code == 200, "health")
+        wait_for(lambda: httpx.get(f"{self.url}/health").status_code == 200, "health")
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -101,7 +101,7 @@ def wait_gone(processes: list[psutil.Process]) -> None:
     assert not alive
 
 
-def _wait(condition: object, what: str) -> None:
+def wait_for(condition: object, what: str) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, f"no {what} within {TIMEOUT_S} s"

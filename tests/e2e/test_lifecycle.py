@@ -48,7 +48,7 @@ def begin(server: ServerProcess, num_streams: int, num_tokens: int) -> list[Stre
     return streams
 
 
-def test_port_is_closed_until_the_engine_is_ready(model: Path, tmp_path: Path) -> None:
+def test_F8_port_is_closed_until_the_engine_is_ready(model: Path, tmp_path: Path) -> None:
     with running(tmp_path, str(model), ready=False) as server:
         server.wait_for_log("Starting shard")
         assert not server.is_listening()
@@ -107,7 +107,7 @@ def test_nohup(model: Path, tmp_path: Path) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_H11_draining_ends_at_the_timeout(model: Path, tmp_path: Path) -> None:
+def test_H11_F9_draining_ends_at_the_timeout(model: Path, tmp_path: Path) -> None:
     with running(tmp_path, str(model), "-g", "0") as server:
         family = server.children()
         (stream,) = begin(server, 1, 2000)
@@ -165,7 +165,7 @@ def launch(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment(), timeout=TIMEOUT_S)
 
 
-def test_a_model_that_cannot_be_loaded(broken_model: Path) -> None:
+def test_F8_a_model_that_cannot_be_loaded(broken_model: Path) -> None:
     result = launch("--model-id", str(broken_model), "--port", str(free_port()))
     assert result.returncode == 1
     assert result.stderr.startswith("Error: ShardCannotStart: ")
@@ -180,13 +180,13 @@ def test_a_tokenizer_that_cannot_be_read(broken_model: Path) -> None:
     assert "tokenizer.json cannot be read" in result.stderr
 
 
-def test_a_model_that_is_not_there() -> None:
+def test_F5_F7_a_model_that_is_not_there() -> None:
     result = launch("--model-id", "some/model", "--port", str(free_port()))
     assert result.returncode == 1
     assert result.stderr == "Error: DownloadError: 'some/model' is not in the cache, and HF_HUB_OFFLINE is set\n"
 
 
-def test_a_port_that_is_taken(server: ServerProcess, model: Path) -> None:
+def test_F5_a_port_that_is_taken(server: ServerProcess, model: Path) -> None:
     result = launch("--model-id", str(model), "--hostname", "127.0.0.1", "--port", str(server.port))
     assert result.returncode == 1
     assert result.stderr == (
@@ -208,7 +208,7 @@ def test_a_port_that_is_taken_while_the_model_loads(model: Path, tmp_path: Path)
         wait_gone(family)
 
 
-def test_json_output(model: Path, tmp_path: Path) -> None:
+def test_L1_json_output(model: Path, tmp_path: Path) -> None:
     with running(tmp_path, str(model), "--json-output") as server:
         assert server.stop() == 0
         messages = [json.loads(line)["fields"]["message"] for line in server.log.splitlines()]

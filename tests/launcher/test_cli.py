@@ -56,7 +56,7 @@ def test_model_id_from_the_environment(served: list[ServeConfig], monkeypatch: p
     assert [config.model_id for config in served] == ["some/model", "some/model", "other/model"]
 
 
-def test_flags_of_every_kind(served: list[ServeConfig]) -> None:
+def test_F1_flags_of_every_kind(served: list[ServeConfig]) -> None:
     arguments = "-p 8080 -g 5 --trust-remote-code --sharded false --cuda-graphs 1,2 --cuda-graphs 4 --json-output"
     arguments += " --cors-allow-origin http://a --cors-allow-origin http://b --kv-cache-memory 512M --rope-factor 2"
     assert cli.text_generation_launcher(arguments.split()) == 0
@@ -94,7 +94,7 @@ def _some_value(entry: Any) -> str:
         (["some/model"], "unrecognized arguments: some/model"),
     ],
 )
-def test_a_wrong_command_line_exits_with_2(
+def test_F5_a_wrong_command_line_exits_with_2(
     served: list[ServeConfig], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -129,7 +129,7 @@ def test_naming_the_model_twice(served: list[ServeConfig], capsys: pytest.Captur
         (["--quantize", "fp8"], "`--quantize fp8` is not in this version of Segue"),
     ],
 )
-def test_options_that_cannot_be_exit_with_1(
+def test_F5_options_that_cannot_be_exit_with_1(
     served: list[ServeConfig], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert cli.text_generation_launcher(arguments) == 1
@@ -148,7 +148,7 @@ def test_options_that_cannot_be_exit_with_1(
         (WebserverError("ended"), "Error: WebserverFailed: ended\n"),
     ],
 )
-def test_failures_have_tgis_names(
+def test_F5_failures_have_tgis_names(
     served: list[ServeConfig],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -163,7 +163,9 @@ def test_failures_have_tgis_names(
     assert capsys.readouterr().err == line
 
 
-def test_env_prints_the_environment_and_goes_on(served: list[ServeConfig], capsys: pytest.CaptureFixture[str]) -> None:
+def test_F10_env_prints_the_environment_and_goes_on(
+    served: list[ServeConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.text_generation_launcher(["-e"]) == 0
     assert capsys.readouterr().out.startswith("Runtime environment:\nTarget: ")
     assert len(served) == 1

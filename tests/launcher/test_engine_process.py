@@ -91,7 +91,7 @@ async def test_serves_dies_and_serves_again(tiny_llama: Path, tmp_path: Path) ->
     assert not new.is_running()
 
 
-async def test_a_start_that_cannot_work_says_why(tiny_llama: Path, tmp_path: Path) -> None:
+async def test_F8_a_start_that_cannot_work_says_why(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((tiny_llama / "config.json").read_bytes())
     with pytest.raises(EngineStartError, match="holds no weights"):
         async with running(tmp_path, tmp_path):
@@ -105,7 +105,7 @@ async def test_limits_that_do_not_fit(tiny_llama: Path, tmp_path: Path) -> None:
             pass
 
 
-async def test_gives_up_after_repeated_failed_starts(
+async def test_F8_gives_up_after_repeated_failed_starts(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_process, "MAX_FAILED_STARTS", 1)

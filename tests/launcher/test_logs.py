@@ -31,7 +31,7 @@ def lines(*, json_output: bool, level: str = "info") -> tuple[io.StringIO, Any]:
     return stream, lambda: stream.getvalue().splitlines()
 
 
-def test_text_of_the_launcher() -> None:
+def test_L1_text_of_the_launcher() -> None:
     _, written = lines(json_output=False)
     logging.getLogger("segue.launcher.processes").info("Starting shard rank=%d", 0)
     assert re.fullmatch(
@@ -39,7 +39,7 @@ def test_text_of_the_launcher() -> None:
     )
 
 
-def test_text_of_the_server_has_file_and_span() -> None:
+def test_L1_text_of_the_server_has_file_and_span() -> None:
     _, written = lines(json_output=False)
     logging.getLogger("segue.server.routes.generate").info(
         "Success", extra={"span": {"name": "generate", "total_time": "1.5ms"}}
@@ -51,7 +51,7 @@ def test_text_of_the_server_has_file_and_span() -> None:
     )
 
 
-def test_json_of_the_launcher() -> None:
+def test_L1_json_of_the_launcher() -> None:
     _, written = lines(json_output=True)
     logging.getLogger("segue.launcher.processes").warning("Shard %s", "ready")
     line = json.loads(written()[0])
@@ -61,7 +61,7 @@ def test_json_of_the_launcher() -> None:
     assert line["target"] == "text_generation_launcher"
 
 
-def test_json_of_the_server() -> None:
+def test_L1_json_of_the_server() -> None:
     _, written = lines(json_output=True)
     logging.getLogger("segue.server.app").info("Success", extra={"span": {"name": "generate", "seed": None}})
     line = json.loads(written()[0])
@@ -72,7 +72,7 @@ def test_json_of_the_server() -> None:
     assert line["spans"] == [line["span"]]
 
 
-def test_an_exception_stays_in_its_json_line() -> None:
+def test_L1_an_exception_stays_in_its_json_line() -> None:
     _, written = lines(json_output=True)
     try:
         raise ValueError("broken")
@@ -82,7 +82,7 @@ def test_an_exception_stays_in_its_json_line() -> None:
     assert "ValueError: broken" in json.loads(line)["fields"]["message"]
 
 
-def test_level() -> None:
+def test_L1_level() -> None:
     _, written = lines(json_output=False, level="warn,segue.server=debug")
     logging.getLogger("segue.launcher").info("no")
     logging.getLogger("segue.server.app").debug("yes")
@@ -99,10 +99,10 @@ def test_level() -> None:
         ("text_generation_router::infer=off", logging.INFO, {"segue.server.infer": logging.CRITICAL + 1}),
     ],
 )
-def test_filters(text: str, root: int, levels: dict[str, int]) -> None:
+def test_L1_filters(text: str, root: int, levels: dict[str, int]) -> None:
     assert parse_levels(text) == (root, levels)
 
 
-def test_a_level_that_is_none() -> None:
+def test_L1_a_level_that_is_none() -> None:
     with pytest.raises(ConfigError, match="unknown level in 'segue=loud'"):
         parse_levels("info,segue=loud")

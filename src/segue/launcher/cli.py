@@ -1,6 +1,7 @@
 """The commands ``segue`` and ``text-generation-launcher``. Parses and dispatches; a command imports what it needs."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -124,10 +125,20 @@ def _serve_config(config: ServeConfig) -> None:
 
     set_up_logging(config.log_level, json_output=config.json_output)
     if config.env:
-        _environment(None)
+        _report_environment(config)
     from segue.launcher.processes import serve
 
     serve(config)
+
+
+def _report_environment(config: ServeConfig) -> None:
+    """Among JSON lines as one of them."""
+    from segue.launcher.environment_report import environment_report
+
+    if config.json_output:
+        logging.getLogger(__name__).info("%s", environment_report())
+    else:
+        print(environment_report(), flush=True)
 
 
 def _generate(namespace: argparse.Namespace) -> None:

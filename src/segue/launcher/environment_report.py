@@ -15,16 +15,19 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_
 
 
 def environment_report() -> str:
-    """Lines of ``name: value``, after the heading that TGI prints. Imports none of the packages it names."""
+    """Lines of ``name: value``: TGI's, by whose names reports are read, and ours. Imports no package that it names."""
     lines = [
         "Runtime environment:",
         f"Target: {platform.machine()}-{platform.system().lower()}",
+        "Cargo version: N/A",
+        "Commit sha: N/A",
+        "Docker label: N/A",
         f"Segue version: {__version__}",
         f"Python version: {platform.python_version()}",
         *(f"{package}: {_version(package)}" for package in _PACKAGES),
         f"Platform: {platform.platform()}",
         f"CPU: {os.cpu_count()} × {_processor()}",
-        f"nvidia-smi: {_nvidia_smi()}",
+        *(f"{program}: {_output(program)}" for program in ("nvidia-smi", "xpu-smi", "hpu-smi")),
     ]
     return "\n".join(lines)
 
@@ -46,8 +49,8 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
-def _nvidia_smi() -> str:
-    path = shutil.which("nvidia-smi")
+def _output(program: str) -> str:
+    path = shutil.which(program)
     if path is None:
         return "N/A"
     result = subprocess.run([path], capture_output=True, text=True, timeout=30)  # noqa: S603
