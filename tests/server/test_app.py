@@ -1,11 +1,15 @@
 """The whole application: which paths there are, who may call them, and browsers."""
 
-from collections.abc import Callable
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
 
 import httpx
 import pytest
-from serving import Serving
+from serving import Serving, fails, until
 
+from segue.core.output import RequestOutput
+from segue.core.request import Request
 from segue.server.app import OPERATIONS, PAGES
 
 Serve = Callable[..., Serving]
@@ -171,3 +175,106 @@ async def test_the_end_of_the_application_lets_the_engine_go(serve: Serve) -> No
     await app.app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert app.engine.on_step == []
+
+
+async def overload(app: Serving) -> None:
+    """A request that holds the only permit, and stays."""
+    app.engine.gate.clear()
+    running = asyncio.ensure_future(app.post("/generate", {"inputs": "a"}))
+    await until(lambda: bool(app.engine.requests))
+    app.running = running  # type: ignore[attr-defined]
+
+
+async def cut_off(app: Serving) -> None:
+    """The engine ends the next sequence without a last word."""
+
+    def script(request: Request) -> Iterator[RequestOutput]:
+        app.engine.abort(request.request_id)
+        yield from ()
+
+    app.engine.script = script
+
+
+async def fall_ill(app: Serving) -> None:
+    app.engine.is_healthy = False
+
+
+async def fail(app: Serving) -> None:
+    app.engine.script = fails("Server error: boom")
+
+
+async def do_nothing(app: Serving) -> None:
+    pass
+
+
+GRAMMAR = {"type": "json", "value": {"properties": {}}}
+CHAT = {"messages": [{"role": "user", "content": "a"}]}
+ERRORS = [
+    # (what happens before, path, body, status, error_type, error)
+    (do_nothing, "/generate", {"inputs": ""}, 422, "validation", "Input validation error: `inputs` cannot be empty"),
+    (fail, "/generate", {"inputs": "a"}, 424, "generation", "Request failed during generation: Server error: boom"),
+    (overload, "/generate", {"inputs": "a"}, 429, "overloaded", "Model is overloaded"),
+    (cut_off, "/generate", {"inputs": "a"}, 500, "incomplete_generation", "Incomplete generation"),
+    (cut_off, "/generate_stream", {"inputs": "a"}, 200, "incomplete_generation_stream", "Incomplete generation stream"),
+    (
+        do_nothing,
+        "/chat_tokenize",
+        {"messages": [{"role": "bad", "content": ""}]},
+        422,
+        "template_error",
+        "Template error",
+    ),
+    (
+        do_nothing,
+        "/v1/chat/completions",
+        {
+            **CHAT,
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+            "response_format": GRAMMAR,
+        },
+        422,
+        "tool_error",
+        "Tool error: Grammar and tools are mutually exclusive",
+    ),
+    (
+        do_nothing,
+        "/v1/completions",
+        {"prompt": "a", "suffix": "b"},
+        422,
+        "suffix not supported",
+        "Suffix is not supported and can be achieved by preprocessing the prompt.",
+    ),
+    (
+        do_nothing,
+        "/v1/completions",
+        {"prompt": ["a"] * 5},
+        422,
+        "batch size exceeded",
+        "Number of prompts exceeds the maximum allowed batch size of 4",
+    ),
+    (fall_ill, "/health", None, 503, "healthcheck", "unhealthy"),
+    (fall_ill, "/generate", {"inputs": "a"}, 424, "generation", "Request failed during generation: Server error"),
+]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "path", "body", "status", "error_type", "text"), ERRORS, ids=[f"{each[1]}-{each[4]}" for each in ERRORS]
+)
+async def test_H5_every_error_has_its_type_and_status(
+    serve: Serve,
+    prepare: Callable[[Serving], Awaitable[None]],
+    path: str,
+    body: object,
+    status: int,
+    error_type: str,
+    text: str,
+) -> None:
+    app = serve(max_concurrent_requests=1, openai_dialect="tgi")
+    await prepare(app)
+    reply = await (app.http.get(path) if body is None else app.post(path, body))
+    app.engine.gate.set()
+    assert reply.status_code == status
+    error = json.loads(reply.text.removeprefix("data: "))
+    assert error["error_type"] == error_type
+    assert error["error"].startswith(text)
+    assert ("retry-after" in reply.headers) == (status == 429)

@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import pytest
 from fakes import FakeRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from serving import CHAT_TEMPLATE, INFO, byte_tokenizer, echo, id_of, ids_of
 
 from segue.core.batch import ScheduledBatch, ScheduledSequence, StepOutput
@@ -494,3 +496,33 @@ async def test_Q7_a_request_that_breaks_the_device_leaves_the_others_alone(token
     failures = [line for line in lines if line.startswith('tgi_batch_inference_failure{method="prefill"}')]
     assert float(failures[0].split()[1]) > 0
     assert 'tgi_request_failure{err="generation"} 1' in lines
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_H3_any_bytes_on_a_connection(victim: Victim, data: st.DataObject) -> None:
+    """Good requests, cut, doubled and spoiled: each answer is one of HTTP's, and none blames the server."""
+    parts = st.sampled_from(
+        [POST, CHUNKED, b"e\r\n" + BODY + b"\r\n0\r\n\r\n", b"0\r\n\r\n", b"\r\n", b"GET /info HTTP/1.1\r\n"]
+    )
+    sent = b"".join(data.draw(st.lists(parts | st.binary(max_size=20), min_size=1, max_size=6)))
+    cut = data.draw(st.integers(0, len(sent)))
+    spoiled = data.draw(st.dictionaries(st.integers(0, max(0, len(sent) - 1)), st.integers(0, 255), max_size=3))
+    raw = bytearray(sent)
+    for place, byte in spoiled.items():
+        raw[place : place + 1] = bytes([byte])
+    with socket.create_connection(victim.address, timeout=TIMEOUT_S) as connection:
+        answer = b""
+        try:
+            connection.sendall(raw[:cut])
+            connection.sendall(raw[cut:])
+            connection.shutdown(socket.SHUT_WR)
+            while piece := connection.recv(1 << 16):
+                answer += piece
+        except OSError:  # closed by the server, at any moment
+            pass
+    assert all(status < 500 for status in statuses(answer)), answer
+
+
+async def test_after_all_that_it_is_unharmed(victim: Victim) -> None:
+    await victim.check_unharmed()
