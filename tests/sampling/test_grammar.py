@@ -289,3 +289,77 @@ def test_nobody_waits_for_a_compilation_and_what_nobody_wants_any_more_is_not_co
     for each in (*running, Grammar("regex", "last")):
         assert prepared(compiler, each if isinstance(each, Grammar) else each.grammar).error is None
     assert sorted(asked) == ["last", "r1", "r2"]
+
+
+def guesses_of(states: GrammarStates, grammar: Grammar, history: list[int], seed: int, num_guesses: int) -> list[int]:
+    """Some that the grammar allows, then at random one that it may not."""
+    rng = random.Random(seed)
+    guesses: list[int] = []
+    for _ in range(num_guesses):
+        each = row([*history, *guesses], seq_id=99, num_prompt_tokens=2, grammar=grammar)
+        is_random = rng.random() < 0.2
+        options = sorted(allowed(states, each))
+        guesses.append(rng.choice(options) if options and not is_random else rng.randrange(VOCAB_SIZE))
+    return guesses
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_S10_masks_after_each_guess(compiler: GrammarCompiler, seed: int, ignore_eos: bool) -> None:
+    """Those of all places at once are those of each alone, up to a guess that is not allowed; then states go back."""
+    helds = [prepared(compiler, grammar) for grammar in GRAMMARS]
+    states, scratch = GrammarStates(compiler), GrammarStates(compiler)
+    rng = random.Random(seed)
+    rows, is_asked = [], []
+    for i, held in enumerate(helds):
+        history = [5, 6]
+        for _ in range(rng.randrange(3)):
+            here = row(history, seq_id=i, num_prompt_tokens=2, grammar=held.grammar, ignore_eos=ignore_eos)
+            history = [*history, rng.choice(sorted(allowed(states, here)))]
+        guesses = guesses_of(scratch, held.grammar, history, seed + i, rng.randrange(5))
+        is_open = True
+        for k in range(len(guesses) + 1):
+            here = row(
+                history + guesses[:k], seq_id=i, num_prompt_tokens=2, grammar=held.grammar, ignore_eos=ignore_eos
+            )
+            if k > 0:
+                is_open = is_open and guesses[k - 1] in allowed(GrammarStates(compiler), rows[-1])
+            rows.append(here)
+            is_asked.append(is_open)
+    masks = states.masks(rows)
+    for mask, here, is_open in zip(masks, rows, is_asked, strict=True):
+        if is_open:
+            [alone] = GrammarStates(compiler).masks([here])
+            assert torch.equal(mask, alone)
+        else:
+            assert (mask == -1).all()
+    for here, is_open in reversed(list(zip(rows, is_asked, strict=True))):
+        if is_open:
+            assert allowed(states, here) == allowed(GrammarStates(compiler), here)
+
+
+def test_S10_going_back_needs_no_replay(compiler: GrammarCompiler) -> None:
+    held = prepared(compiler, Grammar("regex", "[a-z]*"))
+    states = GrammarStates(compiler)
+    history = ids("abcdefgh")
+    rows = [row(history + ids("xyz")[:k], seq_id=1, num_prompt_tokens=0, grammar=held.grammar) for k in range(4)]
+    states.masks(rows)
+    matcher = states._states[1].matcher
+    assert states._states[1].consumed == history + ids("xyz")
+    assert states.forced_after(rows[0], ids("q")[0]) == ()
+    assert states._states[1].consumed == history + ids("q")
+    assert states._states[1].matcher is matcher
+
+
+def test_S10_an_end_token_among_guesses(compiler: GrammarCompiler) -> None:
+    held = prepared(compiler, Grammar("regex", "ab*"))
+    states = GrammarStates(compiler)
+    rows = [
+        row([*ids("a"), *[EOS, 7][:k]], seq_id=1, num_prompt_tokens=0, grammar=held.grammar, ignore_eos=True)
+        for k in range(3)
+    ]
+    masks = states.masks(rows)
+    assert [bool((mask == -1).all()) for mask in masks] == [False, True, True]
+    assert allowed(states, rows[0]) == {EOS, *ids("b")}
+    assert states.forced_after(rows[0], ids("b")[0]) == ()
+    assert states._states[1].consumed == [*ids("a"), *ids("b")]
