@@ -129,11 +129,12 @@ def test_B1_one_engine_a_socket(engine: Command, folder: Path, model: Path) -> N
     assert engine.process.poll() is None
 
 
-def test_B1_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+def test_B1_a_model_that_cannot_be_loaded(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((model / "config.json").read_bytes())
     with started(tmp_path, SERVER, "serve", str(tmp_path), "--uds-path", str(tmp_path / "engine")) as server:
         assert server.process.wait(TIMEOUT_S) == 1
         assert "Error: ShardCannotStart: " in server.log
+        assert "holds no weights" in server.log
 
 
 def benchmark(folder: Path, model: Path, socket: Path) -> str:

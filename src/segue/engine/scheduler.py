@@ -87,6 +87,7 @@ class Scheduler:
         self.config = config
         self._max_chunk = config.max_chunk_tokens or config.max_batch_prefill_tokens
         self._policy = _policy(config)
+        self._speculator = Speculator(config, self.blocks)
 
     @property
     def has_work(self) -> bool:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _benchmark(namespace: argparse.Namespace) -> None:
     options = resolve_options(BenchmarkOptions, given_options(namespace, BenchmarkOptions), environment(), {})
     options.check()
+    if not os.path.exists(options.master_shard_uds_path):
+        raise _missing(options)
     results = asyncio.run(_measure(options, _text_ids(options)))
 
     from segue.benchmark.tables import render_tables
@@ -71,20 +74,25 @@ def _text_ids(options: BenchmarkOptions) -> list[int]:
     return Tokenizer.from_folder(folder).encode(_TEXT, add_special_tokens=False)
 
 
+def _missing(options: BenchmarkOptions) -> EngineDeadError:
+    return EngineDeadError(
+        f"no engine answers at {options.master_shard_uds_path}; start `text-generation-launcher` or "
+        "`text-generation-server serve`, and say where by --master-shard-uds-path"
+    )
+
+
 async def _measure(options: BenchmarkOptions, text_ids: Sequence[int]) -> "Results":
     """What was measured, in part where somebody wanted to leave. Raises EngineDeadError when no engine answers."""
     from segue.benchmark.measure import Benchmark
     from segue.engine.remote import RemoteEngine
 
+    missing = _missing(options)
     engine = RemoteEngine(f"ipc://{options.master_shard_uds_path}")
     try:
         try:
             await engine.connect(CONNECT_TIMEOUT_S)
         except EngineDeadError:
-            raise EngineDeadError(
-                f"no engine answers at {options.master_shard_uds_path}; start `text-generation-launcher` or "
-                "`text-generation-server serve`, and say where by --master-shard-uds-path"
-            ) from None
+            raise missing from None
         benchmark = Benchmark(engine, options, text_ids)
         show = _show_picture if sys.stdout.isatty() and sys.stdin.isatty() else _show_bar
         await show(benchmark)

@@ -12,6 +12,7 @@ from segue.launcher.engine_child import build_engine
 from segue.launcher.engine_process import EngineStartError
 from segue.launcher.processes import EngineLostError, Interrupted, stoppable
 from segue.launcher.shard_socket import ShardSocket
+from segue.launcher.speculation import with_draft_folder
 
 __all__ = ["serve_engine"]
 
@@ -43,6 +44,7 @@ def _serve(config: ServeConfig, place: ShardSocket, stop_signals: list[signal.Si
 
     started = time.monotonic()
     source = find_model(config)
+    config = with_draft_folder(config)
     logger.info("Starting shard rank=0: %s in %s", source.model_id, source.folder)
     try:
         engine, info = build_engine(config, source.folder)

@@ -46,8 +46,9 @@ class ShardSocket:
         return True
 
     def release(self) -> None:
-        """Let others have it. May be called again."""
+        """Let others have it, and leave no socket that nobody listens on. May be called again."""
         if self._lock is not None:
+            self.path.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
