@@ -171,10 +171,18 @@ class Reading:
         """``is_gradual``: calls are given out while they are written, not when they are complete."""
         self._parser: CallParser = PlainParser() if offer is None else offer.parser(is_gradual=is_gradual)
         self._marks = () if offer is None or offer.format is None else offer.format.marks
+        self.has_special_marks = False
+        """The answer has special tokens that are not left out of its text where they begin no call."""
 
     def read(self, generation: Generation, tokens: Sequence[Token]) -> list[Piece]:
         """What is certain after ``tokens``, the generation's newest."""
-        texts = (each.text for each in tokens if not each.special or each.text.strip() in self._marks)
+        texts = []
+        for token in tokens:
+            if not token.special:
+                texts.append(token.text)
+            elif token.text.strip() in self._marks:
+                texts.append(token.text)
+                self.has_special_marks = True
         pieces = self._parser.push("".join(texts))
         return pieces if generation.finish_reason is None else [*pieces, *self._parser.end()]
 
@@ -227,7 +235,7 @@ async def answer_turn(server: Server, turn: Turn) -> Answer:
     parts = _parts(pieces)
     if any(isinstance(part, Call) for part in parts):
         return Answer(generation, parts)
-    text = generation.text()
+    text = "".join(str(part) for part in parts) if reading.has_special_marks else generation.text()
     if turn.offer.format is None and server.words.is_tgi:
         error = ToolError(f"Failed to parse generated text: EOF while parsing an object at line 1 column {len(text)}")
         server.record_failure(turn.ask.name, error)
