@@ -1,4 +1,4 @@
-"""DSPy's own programs against a live server. DSPy pins openai and huggingface_hub: it may need its own environment."""
+"""DSPy's own programs against a live server."""
 
 import asyncio
 import copy
@@ -12,7 +12,7 @@ from client.tgi_server import Reply, Seen, TgiServer, error_reply, json_reply, s
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    dspy: Any = pytest.importorskip("dspy", reason="dspy is not installed")
+    import dspy
 
 from segue.client import EndpointPool, ValidationError
 from segue.integrations.dspy import AsyncSegueEngine, SegueEngine, SegueLM
@@ -22,7 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::p
 
 REASONED = "[[ ## reasoning ## ]]\nIt is known.\n\n[[ ## answer ## ]]\nParis\n\n[[ ## completed ## ]]"
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-has_engines = pytest.mark.skipif(not hasattr(dspy, "lm15"), reason="engines came with DSPy 3.4")
 
 
 def chat(text: str | None, **message: Any) -> Reply:
@@ -128,7 +127,6 @@ def test_programs_with_it_can_be_copied_and_it_can_be_saved(lm: SegueLM, server:
     pooled.close()
 
 
-@has_engines
 def test_engine_chain_of_thought(server: TgiServer) -> None:
     engine = SegueEngine(server.url, api_key="k")
     lm = dspy.LM("segue/m", engine=engine, cache=False, max_tokens=50, temperature=0.5, stop=["end"])
@@ -141,7 +139,6 @@ def test_engine_chain_of_thought(server: TgiServer) -> None:
     engine.close()
 
 
-@has_engines
 async def test_async_engine(server: TgiServer) -> None:
     async_engine = AsyncSegueEngine(server.url)
     lm = dspy.LM("segue/m", engine=SegueEngine(server.url), async_engine=async_engine, cache=False)
@@ -154,7 +151,6 @@ async def test_async_engine(server: TgiServer) -> None:
     await async_engine.aclose()
 
 
-@has_engines
 def test_engine_streams(server: TgiServer) -> None:
     engine = SegueEngine(server.url)
     request = dspy.lm15.Request(model="segue/m", messages=(dspy.lm15.Message.user("hi"),))
@@ -167,7 +163,6 @@ def test_engine_streams(server: TgiServer) -> None:
     engine.close()
 
 
-@has_engines
 def test_engine_tool_calls_of_a_stream(server: TgiServer) -> None:
     def chunk(name: str | None, arguments: str, finish_reason: str | None = None) -> dict[str, Any]:
         call = {"index": 0, "id": "0", "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -183,7 +178,6 @@ def test_engine_tool_calls_of_a_stream(server: TgiServer) -> None:
     engine.close()
 
 
-@has_engines
 @pytest.mark.parametrize(
     ("status", "error_type", "kind"),
     [
@@ -203,7 +197,6 @@ def test_engine_errors_are_dspys(server: TgiServer, status: int, error_type: str
     engine.close()
 
 
-@has_engines
 def test_engine_without_a_server() -> None:
     with TgiServer() as gone:
         pass
