@@ -181,11 +181,12 @@ class Serving:
         model_fields = {
             name: given.pop(name) for name in ("model_id", "sha", "pipeline_tag", "describe") if name in given
         }
-        template = given.pop("chat_template", CHAT_TEMPLATE)
+        template, tool_template = given.pop("chat_template", CHAT_TEMPLATE), given.pop("tool_template", None)
         self.engine = ScriptedEngine(info, script or says("hello"))
         self.model = ServedModel(
             tokenizer=tokenizer,
             chat_template=template and ChatTemplate(template, bos_token="<s>", eos_token="</s>"),
+            tool_template=tool_template and ChatTemplate(tool_template, bos_token="<s>", eos_token="</s>"),
             **{"model_id": "test/model", **model_fields},
         )
         self.app = build_app(replace(ServeConfig(), **given), self.engine, self.model)

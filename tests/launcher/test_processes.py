@@ -111,6 +111,22 @@ def test_without_a_template_there_is_no_chat(
     assert record.levelno == level
 
 
+def test_C3_a_template_for_functions(tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    templates = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools }}"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+    model = load_text(ServeConfig(), ModelSource(model_id="x", folder=folder))
+    assert model.chat_template is not None
+    assert model.tool_template is not None
+    assert (model.chat_template.uses_tools, model.tool_template.uses_tools) == (False, True)
+    templates[1]["template"] = "{% if %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+    model = load_text(ServeConfig(), ModelSource(model_id="x", folder=folder))
+    assert model.chat_template is not None
+    assert model.tool_template is None
+    assert "functions go into the default one" in caplog.text
+
+
 def test_a_tokenizer_that_cannot_be_read(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be read"):

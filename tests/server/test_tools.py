@@ -459,6 +459,14 @@ async def test_V8_without_grammar_support(serve: Serve, options: dict[str, Any])
         assert (await message_of(app, chat()))["finish_reason"] == "tool_calls"
 
 
+async def test_C3_functions_go_into_the_template_that_the_model_has_for_them(serve: Serve) -> None:
+    app = serve(script=says(HERMES), tool_template=QWEN)
+    assert (await message_of(app, chat()))["finish_reason"] == "tool_calls"
+    assert "# Tools" in prompt_of(app)
+    await message_of(app, {"messages": USER})
+    assert prompt_of(app, 1) == "<user>hi<assistant>"
+
+
 async def test_tools_without_choice_or_functions_change_nothing(serve: Serve) -> None:
     app = serve()
     for body in ({"tools": []}, {"tool_choice": "required", "tools": None}, {"tool_choice": "f", "tools": None}):

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from segue.core.memory_plan import ModelDescription
     from segue.launcher.http_server import HTTPServer
     from segue.server.state import ServedModel
+    from segue.text.chat_template import ChatTemplate
+    from segue.text.tokenizer import Tokenizer
 
 __all__ = [
     "EngineLostError",
@@ -232,29 +234,38 @@ def _engine_endpoint(config: ServeConfig) -> Iterator[str]:
 def load_text(config: ServeConfig, source: ModelSource) -> "ServedModel":
     """Everything that turns text into ids and back. Raises ConfigError when the model's files do not allow it."""
     from segue.server.state import ServedModel
-    from segue.text.chat_template import ChatTemplate
     from segue.text.tokenizer import Tokenizer
 
     folder = ensure_tokenizer(source.folder, trust_remote_code=config.trust_remote_code)
     tokenizer = Tokenizer.from_folder(folder, tokenizer_config_path=config.tokenizer_config_path)
-    template = None
+    template = tool_template = None
     if not tokenizer.chat_templates:
         logger.info("The model brings no chat template: requests to chat are refused")
     else:
-        try:
-            template = ChatTemplate.from_templates(
-                tokenizer.chat_templates, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
-            )
-        except TemplateError as error:
-            logger.warning("The model's chat template cannot be used, requests to chat are refused: %s", error)
+        template = _chat_template(tokenizer, "default", "requests to chat are refused")
+        if "tool_use" in tokenizer.chat_templates:
+            tool_template = _chat_template(tokenizer, "tool_use", "functions go into the default one")
     return ServedModel(
         model_id=source.model_id,
         tokenizer=tokenizer,
         chat_template=template,
+        tool_template=tool_template,
         sha=source.sha,
         pipeline_tag=source.pipeline_tag,
         describe=_describer(config, source.folder),
     )
+
+
+def _chat_template(tokenizer: "Tokenizer", name: str, otherwise: str) -> "ChatTemplate | None":
+    from segue.text.chat_template import ChatTemplate
+
+    try:
+        return ChatTemplate.from_templates(
+            tokenizer.chat_templates, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token, name=name
+        )
+    except TemplateError as error:
+        logger.warning("The model's chat template %s cannot be used, %s: %s", name, otherwise, error)
+        return None
 
 
 def _describer(config: ServeConfig, folder: Path) -> "Callable[[str], ModelDescription]":

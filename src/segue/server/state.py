@@ -44,6 +44,8 @@ class ServedModel:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None = None
     """None: chat requests are answered with a template error."""
+    tool_template: ChatTemplate | None = None
+    """The model's template for conversations with functions, where it has one besides the other."""
     sha: str | None = None
     """The Hub's commit; None for a local folder."""
     pipeline_tag: str | None = None

@@ -77,11 +77,10 @@ async def run_chat(server: Server, request: Request, body: ChatRequest) -> ASGIA
 
 async def chat_turn(server: Server, body: ChatRequest) -> Turn:
     """The conversation as a prompt, and the functions that the answer may call. Raises RequestError."""
-    template = _template(server)
-    offer = find_offer(body, template, is_tgi=server.words.is_tgi)
+    offer = _offer(server, body)
     ask = Ask(
         name="chat_completions",
-        inputs=await _prompt(server, body, template, offer),
+        inputs=await _prompt(server, body, offer),
         parameters=_parameters(server, body),
         add_special_tokens=False,
         received_time=time.monotonic(),
@@ -90,7 +89,7 @@ async def chat_turn(server: Server, body: ChatRequest) -> Turn:
         return Turn(ask=ask)
     plain = None
     if offer.may_decline:
-        plain = replace(ask, inputs=await _prompt(server, body, template, None))
+        plain = replace(ask, inputs=await _prompt(server, body, None))
     return Turn(ask=await offer.hold(server, ask), offer=offer, plain=plain)
 
 
@@ -103,8 +102,7 @@ async def chat_tokenize(server: Server, request: Request) -> ASGIApp:
     """The prompt that the messages become, and its tokens."""
     body = await read_json(request, ChatRequest, server.config.payload_limit)
     server.metrics.request_count.add()
-    template = _template(server)
-    prompt = await _prompt(server, body, template, find_offer(body, template, is_tgi=server.words.is_tgi))
+    prompt = await _prompt(server, body, _offer(server, body))
     tokens = await server.encode_with_offsets(prompt, add_special_tokens=False)
     return json_reply({"tokenize_response": tokens, "templated_text": prompt})
 
@@ -141,6 +139,12 @@ def _streamed(server: Server, body: ChatRequest, turns: list[Turn], model: str) 
     return EventStream(streams[0] if len(streams) == 1 else merge(streams), headers, last=DONE)
 
 
+def _offer(server: Server, body: ChatRequest) -> ToolOffer | None:
+    """Raises ToolError, ValidationError, TemplateError."""
+    template = server.model.tool_template or _template(server)
+    return find_offer(body, template, is_tgi=server.words.is_tgi)
+
+
 def _template(server: Server) -> ChatTemplate:
     """Raises TemplateError."""
     if server.model.chat_template is None:
@@ -148,7 +152,8 @@ def _template(server: Server) -> ChatTemplate:
     return server.model.chat_template
 
 
-async def _prompt(server: Server, body: ChatRequest, template: ChatTemplate, offer: ToolOffer | None) -> str:
+async def _prompt(server: Server, body: ChatRequest, offer: ToolOffer | None) -> str:
+    template = _template(server) if offer is None else offer.template
     given = [message.model_dump(exclude_none=True) for message in body.messages]
     tool_format = find_format(template.source)
 
