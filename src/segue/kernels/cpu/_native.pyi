@@ -78,7 +78,15 @@ _Sequences = tuple[int, int, int, int, int]
 class Cache:
     @staticmethod
     def make(
-        keys: int, values: int, kind: int, block_size: int, kv_heads: int, key_dim: int, value_dim: int
+        keys: int,
+        values: int,
+        kind: int,
+        block_size: int,
+        kv_heads: int,
+        key_dim: int,
+        value_dim: int,
+        key_scales: int = 0,
+        value_scales: int = 0,
     ) -> Cache: ...
 
 class AttentionSpec:
@@ -95,10 +103,8 @@ class AttentionSpec:
         soft_cap: float,
         alibi_slopes: int,
         alibi_is_rounded: bool,
-        relative_table: int,
-        num_buckets: int,
+        distance_bias: int,
         max_distance: int,
-        bidirectional: bool,
         sinks: int,
     ) -> AttentionSpec: ...
 
@@ -153,3 +159,95 @@ class Program:
     ) -> None: ...
     profiling: bool
     def take_times(self) -> list[float]: ...
+
+def embed(
+    ids: int,
+    rows: int,
+    dim: int,
+    table: int,
+    kind: int,
+    out: int,
+    out_stride: int,
+    num_embeddings: int,
+    offset: int = 0,
+    scale: float = 1.0,
+    accumulate: bool = False,
+) -> None: ...
+def norm(
+    x: int,
+    x_stride: int,
+    rows: int,
+    dim: int,
+    out: int,
+    out_stride: int,
+    eps: float,
+    centered: bool,
+    weight: int = 0,
+    bias: int = 0,
+    groups: int = 1,
+) -> None: ...
+def angles(
+    positions: int,
+    rows: int,
+    pairs: int,
+    inverse: int,
+    out: int,
+    factor: float = 1.0,
+    is_long: int = 0,
+    long_inverse: int = 0,
+    long_factor: float = 1.0,
+) -> None: ...
+def rotate(
+    x: int,
+    x_stride: int,
+    rows: int,
+    heads: int,
+    head_dim: int,
+    pairs: int,
+    angles: int,
+    interleaved: bool = False,
+) -> None: ...
+def binary(
+    a: int,
+    a_stride: int,
+    b: int,
+    b_stride: int,
+    rows: int,
+    dim: int,
+    out: int,
+    out_stride: int,
+    op: int,
+    scale: float = 1.0,
+) -> None: ...
+def activate(
+    x: int,
+    x_stride: int,
+    rows: int,
+    dim: int,
+    out: int,
+    out_stride: int,
+    activation: int,
+    scale: float = 1.0,
+    soft_cap: float = 0.0,
+    multiplied: int = 0,
+    multiplied_stride: int = 0,
+) -> None: ...
+def gather(x: int, x_stride: int, indices: int, rows: int, dim: int, out: int, out_stride: int) -> None: ...
+def write_kv(
+    keys: int, key_stride: int, values: int, value_stride: int, rows: int, slots: int, cache: Cache
+) -> None: ...
+def paged_attention(
+    q: int, q_stride: int, cache: Cache, sequences: _Sequences, spec: AttentionSpec, out: int, out_stride: int
+) -> None: ...
+def packed_attention(
+    q: int,
+    q_stride: int,
+    k: int,
+    k_stride: int,
+    v: int,
+    v_stride: int,
+    sequences: _Sequences,
+    spec: AttentionSpec,
+    out: int,
+    out_stride: int,
+) -> None: ...

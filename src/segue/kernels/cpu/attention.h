@@ -39,9 +39,10 @@ struct AttentionSpec {
     float soft_cap;             // 0: none
     const float* alibi_slopes;  // [num_heads] or null
     bool alibi_is_rounded;
-    const float* relative_table;  // T5: [num_buckets, num_heads] or null
-    int64_t num_buckets, max_distance;
-    bool bidirectional;
+    // T5: [num_heads, 2 * max_distance + 1] or null: the bias by key position − query position, from −max_distance to
+    // max_distance; the ends hold for all that is farther.
+    const float* distance_bias;
+    int64_t max_distance;
     const float* sinks;  // [num_heads] or null
 };
 
@@ -71,11 +72,15 @@ struct AttentionCall {
 
 struct AttentionKernels {
     void (*write)(const WriteCall&, const Slice&);
-    // Work is shared out by (sequence, head, part of the keys or queries), so that one long sequence uses all slices.
+    // To be called by every slice of a region. Work is shared out by (sequence, head, part of the keys or queries), so
+    // that one long sequence uses all slices. Uses a barrier where a sequence's keys are shared; there is none at the
+    // end. A row's result depends neither on the other rows of the call (a prompt in one chunk or in many gives the same
+    // bits), nor on the number of slices. A row that sees no key gives zeros.
     void (*paged)(const AttentionCall&, const Slice&);
     void (*packed)(const AttentionCall&, const Slice&);
 };
 
+// Enough for `paged` of these sequences, and for `packed` of any.
 size_t attention_scratch_bytes(const AttentionSpec& spec, const Sequences& sequences, int num_slices);
 
 }  // namespace segue

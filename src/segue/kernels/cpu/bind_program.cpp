@@ -89,14 +89,21 @@ void add_activate(Program& program, uint8_t activation, int64_t dim, float scale
 }
 
 Cache make_cache(uintptr_t keys, uintptr_t values, uint8_t kind, int64_t block_size, int64_t kv_heads,
-                 int64_t key_dim, int64_t value_dim) {
-    return {address<void>(keys), address<void>(values), nullptr, nullptr, CacheKind(kind), block_size, kv_heads, key_dim, value_dim};
+                 int64_t key_dim, int64_t value_dim, uintptr_t key_scales, uintptr_t value_scales) {
+    return {address<void>(keys),
+            address<void>(values),
+            address<float>(key_scales),
+            address<float>(value_scales),
+            CacheKind(kind),
+            block_size,
+            kv_heads,
+            key_dim,
+            value_dim};
 }
 
 AttentionSpec make_spec(int64_t num_heads, int64_t kv_heads, int64_t key_dim, int64_t value_dim, float scale,
                         bool causal, int64_t window, float soft_cap, uintptr_t alibi_slopes, bool alibi_is_rounded,
-                        uintptr_t relative_table, int64_t num_buckets, int64_t max_distance, bool bidirectional,
-                        uintptr_t sinks) {
+                        uintptr_t distance_bias, int64_t max_distance, uintptr_t sinks) {
     return {num_heads,
             kv_heads,
             key_dim,
@@ -107,10 +114,8 @@ AttentionSpec make_spec(int64_t num_heads, int64_t kv_heads, int64_t key_dim, in
             soft_cap,
             address<const float>(alibi_slopes),
             alibi_is_rounded,
-            address<const float>(relative_table),
-            num_buckets,
+            address<const float>(distance_bias),
             max_distance,
-            bidirectional,
             address<const float>(sinks)};
 }
 
@@ -146,11 +151,11 @@ void run(Program& program, int64_t rows, uintptr_t tokens, uintptr_t positions, 
 void bind_program(nb::module_& module) {
     nb::class_<Cache>(module, "Cache")
         .def_static("make", &make_cache, "keys"_a, "values"_a, "kind"_a, "block_size"_a, "kv_heads"_a, "key_dim"_a,
-                    "value_dim"_a);
+                    "value_dim"_a, "key_scales"_a = 0, "value_scales"_a = 0);
     nb::class_<AttentionSpec>(module, "AttentionSpec")
         .def_static("make", &make_spec, nb::kw_only(), "num_heads"_a, "kv_heads"_a, "key_dim"_a, "value_dim"_a,
                     "scale"_a, "causal"_a, "window"_a, "soft_cap"_a, "alibi_slopes"_a, "alibi_is_rounded"_a,
-                    "relative_table"_a, "num_buckets"_a, "max_distance"_a, "bidirectional"_a, "sinks"_a);
+                    "distance_bias"_a, "max_distance"_a, "sinks"_a);
     module.attr("EXTERNAL_INPUT") = external_input;
     module.attr("EXTERNAL_OUTPUT") = external_output;
     nb::class_<Program>(module, "Program")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels.cpu import _native
+from segue.kernels.cpu.attention import distance_bias
 from segue.kernels.cpu.fusion import fused
 from segue.kernels.cpu.recorder import Op, Recorder, Traced, Value, View
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
@@ -259,7 +260,6 @@ class NativeProgram:
 
     def _spec(self, spec: AttentionSpec, key_dim: int, value_dim: int) -> _native.AttentionSpec:
         bias = spec.relative_bias
-        table = None if bias is None else bias.table.detach().float().contiguous()
         return _native.AttentionSpec.make(
             num_heads=spec.num_heads,
             kv_heads=spec.num_kv_heads,
@@ -271,10 +271,8 @@ class NativeProgram:
             soft_cap=spec.soft_cap or 0.0,
             alibi_slopes=self._keep(None if spec.alibi_slopes is None else spec.alibi_slopes.float().contiguous()),
             alibi_is_rounded=spec.alibi_is_rounded,
-            relative_table=self._keep(table),
-            num_buckets=0 if table is None else table.shape[0],
+            distance_bias=self._keep(None if bias is None else distance_bias(bias)),
             max_distance=0 if bias is None else bias.max_distance,
-            bidirectional=bias is not None and bias.bidirectional,
             sinks=self._keep(None if spec.sinks is None else spec.sinks.float().contiguous()),
         )
 

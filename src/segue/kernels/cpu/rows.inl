@@ -8,24 +8,6 @@ namespace segue::SEGUE_ISA {
 
 typedef double f64x16 __attribute__((vector_size(128)));
 
-template <class V>
-SEGUE_INLINE V load_first(const float* from, int64_t count) {
-    constexpr int64_t width = sizeof(V) / sizeof(float);
-    if (count >= width) return load<V>(from);
-    float whole[width] = {};
-    for (int64_t i = 0; i < count; ++i) whole[i] = from[i];
-    return load<V>(whole);
-}
-
-template <class V>
-SEGUE_INLINE void store_first(float* to, V v, int64_t count) {
-    constexpr int64_t width = sizeof(V) / sizeof(float);
-    if (count >= width) return store(to, v);
-    float whole[width];
-    store(whole, v);
-    for (int64_t i = 0; i < count; ++i) to[i] = whole[i];
-}
-
 // Calls each(row, column, count) for this slice's pieces of [rows, dim]: count is `width`, or less at a row's end.
 // Pieces are shared out across rows and columns alike, so that one long row uses all slices.
 template <int width, class Each>

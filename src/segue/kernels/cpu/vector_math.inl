@@ -38,6 +38,24 @@ SEGUE_INLINE f32x16 each_register(f32x16 x, const Function& function) {
     return bits_of<f32x16>(part);
 }
 
+template <class V>
+SEGUE_INLINE V load_first(const float* from, int64_t count) {
+    constexpr int64_t width = sizeof(V) / sizeof(float);
+    if (count >= width) return load<V>(from);
+    float whole[width] = {};
+    for (int64_t i = 0; i < count; ++i) whole[i] = from[i];
+    return load<V>(whole);
+}
+
+template <class V>
+SEGUE_INLINE void store_first(float* to, V v, int64_t count) {
+    constexpr int64_t width = sizeof(V) / sizeof(float);
+    if (count >= width) return store(to, v);
+    float whole[width];
+    store(whole, v);
+    for (int64_t i = 0; i < count; ++i) to[i] = whole[i];
+}
+
 SEGUE_INLINE f32xr all(float x) { return x - f32xr{}; }
 
 SEGUE_INLINE f32xr min(f32xr a, f32xr b) { return a < b ? a : b; }  // b where either is NaN
@@ -83,6 +101,22 @@ SEGUE_INLINE f32xr exp_of_sum(f32xr x, f32xr tail) {
     i32xr n = bits_of<i32xr>(shifted) - bits_of<i32xr>(all(rounder));
     i32xr half = n >> 1;
     return p * bits_of<f32xr>((half + 127) << 23) * bits_of<f32xr>((n - half + 127) << 23);
+}
+
+// exp(x) of x <= 0, and 0 where that is below the smallest normal float.
+SEGUE_INLINE f32xr exp_of_nonpositive(f32xr x) {
+    constexpr float rounder = 12582912.0f;
+    f32xr shifted = max(x, all(-87.0f)) * 1.44269504f + rounder;
+    f32xr whole = shifted - rounder;
+    f32xr r = (x - whole * 0.693145752f) - whole * 1.42860677e-6f;
+    f32xr p = r * 1.390129861e-3f + 8.363200040e-3f;
+    p = p * r + 4.166685423e-2f;
+    p = p * r + 1.666657696e-1f;
+    p = p * r + 4.999999955e-1f;
+    p = (p * r) * r + r + 1.0f;
+    i32xr n = bits_of<i32xr>(shifted) - bits_of<i32xr>(all(rounder));
+    f32xr result = p * bits_of<f32xr>((n + 127) << 23);
+    return x < -87.0f ? f32xr{} : result;
 }
 
 SEGUE_INLINE f32xr exp(f32xr x) { return exp_of_sum(x, f32xr{}); }

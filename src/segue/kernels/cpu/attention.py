@@ -1,0 +1,173 @@
+"""Attention in C++: ``kernels/plain.py``'s operators on CPU tensors. Checks what ``_native`` takes on trust."""
+
+import torch
+from torch import Tensor
+
+from segue.kernels import reference
+from segue.kernels.cpu import _native
+from segue.kernels.metadata import AttentionMetadata, AttentionSpec, RelativeBias
+
+__all__ = ["distance_bias", "paged_attention", "varlen_attention", "write_kv"]
+
+_KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
+"""In the order of CacheKind (attention.h)."""
+
+
+def distance_bias(bias: RelativeBias) -> Tensor:
+    """T5's bias by distance: [num_heads, 2 * max_distance + 1] float32, from ``-max_distance`` to ``max_distance``.
+
+    Beyond, the ends hold.
+    """
+    relative = torch.arange(-bias.max_distance, bias.max_distance + 1)
+    buckets = reference.relative_buckets(relative, bias.table.shape[0], bias.max_distance, bias.bidirectional)
+    return bias.table.float()[buckets].t().contiguous()
+
+
+def write_kv(
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
+) -> None:
+    """k, v [num_tokens, num_kv_heads, d] → the slots ``slot_mapping`` [num_tokens] int64 of the caches.
+
+    Scales [num_blocks, block_size, num_kv_heads] float32 are written too where the caches are int8.
+    """
+    k, v = _rows(k), _rows(v)
+    cache = _cache(k_cache, v_cache, key_scales, value_scales)
+    assert (k.shape[1:], v.shape[1:]) == (k_cache.shape[2:], v_cache.shape[2:]), (k.shape, k_cache.shape, v.shape)
+    assert (slot_mapping.dtype, slot_mapping.shape) == (torch.int64, k.shape[:1]), slot_mapping
+    slot_mapping = slot_mapping.contiguous()
+    _native.write_kv(
+        k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0), k.shape[0], slot_mapping.data_ptr(), cache
+    )  # fmt: skip
+
+
+def paged_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    meta: AttentionMetadata,
+    spec: AttentionSpec,
+    *,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
+) -> Tensor:
+    """q [num_tokens, num_heads, d]; caches [num_blocks, block_size, num_kv_heads, d] → [num_tokens, num_heads, dv].
+
+    The caches may be float32, float16, bfloat16, or int8 with scales [num_blocks, block_size, num_kv_heads].
+    """
+    rows = _rows(q)
+    out = torch.empty(q.shape[0], q.shape[1], v_cache.shape[-1])
+    assert q.shape[1:] == (spec.num_heads, k_cache.shape[-1]), (q.shape, k_cache.shape)
+    cache = _cache(k_cache, v_cache, key_scales, value_scales)
+    native_spec, kept = _spec(spec, k_cache.shape[-1], v_cache.shape[-1], meta)
+    sequences, arrays = _sequences(meta, paged=True)
+    _native.paged_attention(
+        rows.data_ptr(), rows.stride(0), cache, sequences, native_spec, out.data_ptr(), out.stride(0)
+    )
+    del kept, arrays
+    return out.to(q.dtype)
+
+
+def varlen_attention(q: Tensor, k: Tensor, v: Tensor, meta: AttentionMetadata, spec: AttentionSpec) -> Tensor:
+    """Self-attention over packed inputs without a cache (encoders): q, k, v [num_tokens, heads, d]."""
+    q_rows, k_rows, v_rows = _rows(q), _rows(k), _rows(v)
+    assert q.shape == (k.shape[0], spec.num_heads, k.shape[2]), (q.shape, k.shape)
+    assert k.shape[:2] == v.shape[:2] == (q.shape[0], spec.num_kv_heads), (k.shape, v.shape)
+    out = torch.empty(q.shape[0], q.shape[1], v.shape[-1])
+    native_spec, kept = _spec(spec, k.shape[-1], v.shape[-1], meta)
+    sequences, arrays = _sequences(meta, paged=False)
+    _native.packed_attention(
+        q_rows.data_ptr(), q_rows.stride(0), k_rows.data_ptr(), k_rows.stride(0), v_rows.data_ptr(), v_rows.stride(0),
+        sequences, native_spec, out.data_ptr(), out.stride(0),
+    )  # fmt: skip
+    del kept, arrays
+    return out.to(q.dtype)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x [num_tokens, heads, d] in float32, each row's heads one after the other; itself where it is that."""
+    x = x.float()
+    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
+
+
+def _cache(k_cache: Tensor, v_cache: Tensor, key_scales: Tensor | None, value_scales: Tensor | None) -> _native.Cache:
+    assert k_cache.dtype == v_cache.dtype, (k_cache.dtype, v_cache.dtype)
+    assert k_cache.is_contiguous()
+    assert v_cache.is_contiguous()
+    assert k_cache.shape[:3] == v_cache.shape[:3]
+    if k_cache.dtype == torch.int8:
+        for scales in (key_scales, value_scales):
+            assert scales is not None
+            assert scales.shape == k_cache.shape[:3]
+            assert scales.dtype == torch.float32
+    return _native.Cache.make(
+        keys=k_cache.data_ptr(),
+        values=v_cache.data_ptr(),
+        kind=_KINDS[k_cache.dtype],
+        block_size=k_cache.shape[1],
+        kv_heads=k_cache.shape[2],
+        key_dim=k_cache.shape[3],
+        value_dim=v_cache.shape[3],
+        key_scales=0 if key_scales is None else key_scales.data_ptr(),
+        value_scales=0 if value_scales is None else value_scales.data_ptr(),
+    )
+
+
+def _spec(
+    spec: AttentionSpec, key_dim: int, value_dim: int, meta: AttentionMetadata
+) -> tuple[_native.AttentionSpec, tuple[Tensor | None, ...]]:
+    """The layer's attention for ``_native``, and the tensors whose addresses are in it."""
+    slopes = None if spec.alibi_slopes is None else spec.alibi_slopes.float().contiguous()
+    sinks = None if spec.sinks is None else spec.sinks.float().contiguous()
+    bias = None if spec.relative_bias is None else _shared_bias(spec.relative_bias, meta)
+    native = _native.AttentionSpec.make(
+        num_heads=spec.num_heads,
+        kv_heads=spec.num_kv_heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+        scale=spec.scale,
+        causal=spec.causal,
+        window=spec.sliding_window or 0,
+        soft_cap=spec.soft_cap or 0.0,
+        alibi_slopes=0 if slopes is None else slopes.data_ptr(),
+        alibi_is_rounded=spec.alibi_is_rounded,
+        distance_bias=0 if bias is None else bias.data_ptr(),
+        max_distance=0 if spec.relative_bias is None else spec.relative_bias.max_distance,
+        sinks=0 if sinks is None else sinks.data_ptr(),
+    )
+    return native, (slopes, sinks, bias)
+
+
+def _shared_bias(bias: RelativeBias, meta: AttentionMetadata) -> Tensor:
+    key = ("distance bias", id(bias.table))
+    if key not in meta.shared:
+        meta.shared[key] = distance_bias(bias)
+    found = meta.shared[key]
+    assert found is not None
+    return found
+
+
+def _sequences(meta: AttentionMetadata, *, paged: bool) -> tuple[tuple[int, int, int, int, int], Tensor]:
+    """The step's sequences for ``_native``, and the tensor that holds them; built once a step."""
+    key = ("sequences", paged)
+    count = len(meta.query_lens)
+    width = max((len(table) for table in meta.block_tables), default=0) if paged else 0
+    if key not in meta.shared:
+        values = [*meta.query_starts, *(meta.kv_lens if paged else meta.query_lens)]
+        if paged:
+            for table, kv_len in zip(meta.block_tables, meta.kv_lens, strict=True):
+                assert len(table) * meta.block_size >= kv_len, (len(table), kv_len)
+                values.extend(table)
+                values.extend([0] * (width - len(table)))
+        meta.shared[key] = torch.tensor(values, dtype=torch.int64)
+    arrays = meta.shared[key]
+    assert arrays is not None
+    starts = arrays.data_ptr()
+    lens = starts + 8 * (count + 1)
+    return (count, starts, lens, lens + 8 * count, width), arrays

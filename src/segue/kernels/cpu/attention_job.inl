@@ -1,0 +1,279 @@
+// One piece of attention: some queries of a sequence, some of its heads, some of its keys.
+#pragma once
+
+#include "attention_tile.inl"
+
+namespace segue::SEGUE_ISA {
+
+using attention::group_of;
+using attention::padded;
+
+// A sequence of a call.
+struct View {
+    int64_t index, first_row, num_queries, num_keys;
+    const int64_t* block_table;  // null: keys are the rows of the queries
+
+    int64_t position(int64_t query) const { return num_keys - num_queries + query; }
+};
+
+SEGUE_INLINE View view_of(const AttentionCall& call, int64_t i, bool is_packed) {
+    const Sequences& all = call.sequences;
+    int64_t begin = all.query_starts[i], count = all.query_starts[i + 1] - begin;
+    if (is_packed) return {i, begin, count, count, nullptr};
+    return {i, begin, count, all.kv_lens[i], all.block_tables + i * all.table_width};
+}
+
+// Keys [begin, end), inside one split or, where it is the only part, of several.
+struct Part {
+    int64_t begin, end;
+    int64_t index, num_splits;  // of the sequence's splits
+    int64_t offset;             // of the sequence's partial rows, in floats, where there are several
+
+    int64_t cost() const { return end - begin + 16; }
+};
+
+struct Job {
+    int64_t head_begin, head_end;    // of keys and values
+    int64_t query_begin, query_end;
+    Part keys;
+};
+
+// Positions of the first and the last key that a query sees.
+struct Seen {
+    int32_t first, last;
+};
+
+SEGUE_INLINE Seen seen_by(const AttentionSpec& spec, const View& view, int64_t query) {
+    int64_t position = view.position(query), first = 0, last = view.num_keys - 1;
+    if (spec.window > 0 && position - spec.window + 1 > 0) first = position - spec.window + 1;
+    if (spec.causal && position < last) last = position;
+    return {static_cast<int32_t>(first), static_cast<int32_t>(last)};
+}
+
+SEGUE_INLINE Range keys_seen(const AttentionSpec& spec, const View& view, int64_t query_begin, int64_t query_end) {
+    int64_t begin = seen_by(spec, view, query_begin).first, end = seen_by(spec, view, query_end - 1).last + 1;
+    return {begin, end > begin ? end : begin};
+}
+
+// A tile of keys: where they and their values begin, in elements, but for the head.
+struct Tile {
+    int64_t begin, count;
+    int64_t keys[tile_keys], values[tile_keys], slots[tile_keys];
+};
+
+static void find_tile(const AttentionCall& call, const View& view, int64_t begin, int64_t end, Tile* tile) {
+    tile->begin = begin;
+    tile->count = end - begin < tile_keys ? end - begin : tile_keys;
+    int64_t size = call.cache.block_size, key_row = call.spec.kv_heads * call.spec.key_dim;
+    int64_t value_row = call.spec.kv_heads * call.spec.value_dim;
+    for (int64_t i = 0; i < tile_keys; ++i) {
+        int64_t position = begin + (i < tile->count ? i : 0);  // missing keys are the first one again
+        if (view.block_table != nullptr) {
+            tile->slots[i] = view.block_table[position / size] * size + position % size;
+            tile->keys[i] = tile->slots[i] * key_row, tile->values[i] = tile->slots[i] * value_row;
+        } else {
+            tile->slots[i] = view.first_row + position;
+            tile->keys[i] = tile->slots[i] * call.k_stride, tile->values[i] = tile->slots[i] * call.v_stride;
+        }
+    }
+}
+
+// A slice's memory.
+struct Workspace {
+    float *keys, *wide, *values, *scores, *queries;
+    float *out[2], *stats[2];  // of rows: running sums of a split, and of the splits before it
+};
+
+SEGUE_INLINE float* aligned(std::byte* memory) {
+    return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory) + 63) / 64 * 64);
+}
+
+SEGUE_INLINE Workspace workspace_of(const AttentionCall& call, const Slice& slice) {
+    attention::Layout at = attention::layout_of(call.spec);
+    float* base = aligned(call.scratch) + at.total * slice.index;
+    return {base + at.keys,    base + at.wide,
+            base + at.values,  base + at.scores,
+            base + at.queries, {base + at.out[0], base + at.out[1]},
+            {base + at.stats[0], base + at.stats[1]}};
+}
+
+SEGUE_INLINE float* partials_of(const AttentionCall& call, const Slice& slice) {
+    return aligned(call.scratch) + attention::layout_of(call.spec).total * slice.count;
+}
+
+SEGUE_INLINE Running running_of(const Workspace& memory, int which, int64_t row, int64_t value_dim) {
+    float* stats = memory.stats[which] + 2 * row;
+    return {memory.out[which] + row * value_dim, stats, stats + 1};
+}
+
+// Rows of a job: by head of the keys, then query, then head of the query's group.
+struct Row {
+    int64_t query, head;
+};
+
+SEGUE_INLINE Row row_of(const AttentionCall& call, const Job& job, int64_t row) {
+    int64_t group = group_of(call.spec), queries = job.query_end - job.query_begin;
+    int64_t kv_head = job.head_begin + row / (queries * group);
+    return {job.query_begin + row / group % queries, kv_head * group + row % group};
+}
+
+// The same, of a whole sequence.
+SEGUE_INLINE Row row_at(const AttentionCall& call, const View& view, int64_t row) {
+    return row_of(call, Job{0, call.spec.kv_heads, 0, view.num_queries, {}}, row);
+}
+
+SEGUE_INLINE int64_t rows_of(const AttentionCall& call, const Job& job) {
+    return (job.head_end - job.head_begin) * (job.query_end - job.query_begin) * group_of(call.spec);
+}
+
+static void copy_queries(const AttentionCall& call, const View& view, const Job& job, float* to) {
+    int64_t rows = rows_of(call, job), dim = call.spec.key_dim;
+    for (int64_t r = 0; r < rows; ++r, to += dim) {
+        Row row = row_of(call, job, r);
+        const float* q = call.q + (view.first_row + row.query) * call.q_stride + row.head * dim;
+        for (int64_t d = 0; d < dim; ++d) to[d] = q[d] * call.spec.scale;
+    }
+}
+
+static void reset(const Workspace& memory, int which, int64_t rows, int64_t value_dim) {
+    memset(memory.out[which], 0, static_cast<size_t>(rows * value_dim) * sizeof(float));
+    for (int64_t r = 0; r < rows; ++r) {
+        memory.stats[which][2 * r] = -__builtin_inff();
+        memory.stats[which][2 * r + 1] = 0;
+    }
+}
+
+// A head's keys, transposed: [dim, tile_keys].
+static void pack_keys(const AttentionCall& call, const View& view, const Tile& tile, int64_t head, float* wide,
+                      float* out) {
+    const float* rows[tile_keys];
+    int64_t dim = call.spec.key_dim, at = head * dim;
+    bool is_packed = view.block_table == nullptr;
+    const void* keys = is_packed ? call.k : call.cache.keys;
+    if (is_packed || call.cache.kind == CacheKind::f32) {
+        for (int64_t i = 0; i < tile_keys; ++i) rows[i] = static_cast<const float*>(keys) + tile.keys[i] + at;
+        return transpose_tile(rows, dim, out);
+    }
+    for (int64_t i = 0; i < tile_keys; ++i) {
+        rows[i] = wide + i * padded(dim);
+        if (i >= tile.count) continue;
+        float scale = 1;
+        if (call.cache.kind == CacheKind::i8) scale = call.cache.key_scales[tile.slots[i] * call.spec.kv_heads + head];
+        widen(keys, tile.keys[i] + at, dim, call.cache.kind, scale, wide + i * padded(dim));
+    }
+    transpose_tile(rows, dim, out);
+}
+
+// A head's values: [count, padded dim], zeros at a row's end.
+static void pack_values(const AttentionCall& call, const View& view, const Tile& tile, int64_t head, float* out) {
+    int64_t dim = call.spec.value_dim, at = head * dim;
+    bool is_packed = view.block_table == nullptr;
+    CacheKind kind = is_packed ? CacheKind::f32 : call.cache.kind;
+    for (int64_t i = 0; i < tile.count; ++i, out += padded(dim)) {
+        float scale = 1;
+        if (kind == CacheKind::i8) scale = call.cache.value_scales[tile.slots[i] * call.spec.kv_heads + head];
+        widen(is_packed ? call.v : call.cache.values, tile.values[i] + at, dim, kind, scale, out);
+    }
+}
+
+// Rows [begin, end) of the job, all of one head of the keys, against a packed tile.
+static void attend_strip(const AttentionCall& call, const View& view, const Job& job, const Tile& tile,
+                         const Workspace& memory, int64_t begin, int64_t end) {
+    int64_t dim = call.spec.key_dim, value_dim = padded(call.spec.value_dim);
+    Seen first = seen_by(call.spec, view, row_of(call, job, begin).query);
+    Seen last = seen_by(call.spec, view, row_of(call, job, end - 1).query);
+    if (last.last < tile.begin || first.first >= tile.begin + tile.count) return;
+    multiply(end - begin, tile_keys, dim, memory.queries + begin * dim, dim, memory.keys, tile_keys, memory.scores,
+             tile_keys, false);
+    for (int64_t r = begin; r < end; ++r) {
+        Row row = row_of(call, job, r);
+        Seen seen = seen_by(call.spec, view, row.query);
+        Scoring scoring{&call.spec, row.head, view.position(row.query), seen.first, seen.last};
+        weigh(scoring, tile.begin, tile.count, memory.scores + (r - begin) * tile_keys,
+              running_of(memory, 0, r, value_dim), value_dim);
+    }
+    multiply(end - begin, value_dim, tile.count, memory.scores, tile_keys, memory.values, value_dim,
+             memory.out[0] + begin * value_dim, value_dim, true);
+}
+
+static void attend_tile(const AttentionCall& call, const View& view, const Job& job, const Tile& tile,
+                        const Workspace& memory) {
+    int64_t rows_a_head = (job.query_end - job.query_begin) * group_of(call.spec);
+    for (int64_t head = job.head_begin; head < job.head_end; ++head) {
+        pack_keys(call, view, tile, head, memory.wide, memory.keys);
+        pack_values(call, view, tile, head, memory.values);
+        int64_t begin = (head - job.head_begin) * rows_a_head, end = begin + rows_a_head;
+        for (int64_t r = begin; r < end; r += attention::strip_rows)
+            attend_strip(call, view, job, tile, memory, r,
+                         r + attention::strip_rows < end ? r + attention::strip_rows : end);
+    }
+}
+
+// The values' weighted mean, the sink's share of the weight left out.
+static void finish_row(const AttentionCall& call, const View& view, Row row, const Running& running) {
+    const AttentionSpec& spec = call.spec;
+    float sum = *running.sum, kept = 1;
+    if (spec.sinks != nullptr && sum > 0) {
+        float sink = spec.sinks[row.head], largest = *running.largest > sink ? *running.largest : sink;
+        kept = exp_of_difference(*running.largest, largest);
+        sum = sum * kept + exp_of_difference(sink, largest);
+    }
+    float factor = sum == 0 ? 0 : kept / sum;
+    float* out = call.out + (view.first_row + row.query) * call.out_stride + row.head * spec.value_dim;
+    for (int64_t d = 0; d < spec.value_dim; d += register_lanes)
+        store_first(out + d, load<f32xr>(running.out + d) * factor, spec.value_dim - d);
+}
+
+static void keep_partial(const AttentionCall& call, const View& view, const Job& job, const Workspace& memory,
+                         float* partials) {
+    int64_t value_dim = padded(call.spec.value_dim), size = attention::partial_floats(call.spec);
+    int64_t rows_a_head = view.num_queries * group_of(call.spec), rows = rows_of(call, job);
+    float* to = partials + job.keys.offset +
+                (job.keys.index * call.spec.num_heads * view.num_queries + job.head_begin * rows_a_head) * size;
+    for (int64_t r = 0; r < rows; ++r, to += size) {
+        memcpy(to, memory.out[0] + r * value_dim, static_cast<size_t>(value_dim) * sizeof(float));
+        to[value_dim] = memory.stats[0][2 * r], to[value_dim + 1] = memory.stats[0][2 * r + 1];
+    }
+}
+
+static void attend_keys(const AttentionCall& call, const View& view, const Job& job, Range keys,
+                        const Workspace& memory) {
+    reset(memory, 0, rows_of(call, job), padded(call.spec.value_dim));
+    Tile tile;
+    for (int64_t begin = keys.begin / tile_keys * tile_keys; begin < keys.end; begin += tile_keys) {
+        find_tile(call, view, begin, keys.end, &tile);
+        attend_tile(call, view, job, tile, memory);
+    }
+}
+
+static void run_job(const AttentionCall& call, const View& view, const Job& job, const Slice& slice) {
+    Workspace memory = workspace_of(call, slice);
+    int64_t rows = rows_of(call, job), value_dim = padded(call.spec.value_dim);
+    copy_queries(call, view, job, memory.queries);
+    Range seen = keys_seen(call.spec, view, job.query_begin, job.query_end);
+    int64_t begin = seen.begin > job.keys.begin ? seen.begin : job.keys.begin;
+    int64_t end = seen.end < job.keys.end ? seen.end : job.keys.end;
+    if (job.keys.num_splits > 1) {
+        attend_keys(call, view, job, {begin, end}, memory);
+        return keep_partial(call, view, job, memory, partials_of(call, slice));
+    }
+    bool is_first = true;
+    do {
+        int64_t next = (begin / attention::split_keys + 1) * attention::split_keys;
+        attend_keys(call, view, job, {begin, next < end ? next : end}, memory);
+        // The sums so far are in out[1], but after the first split.
+        for (int64_t r = 0; r < rows && !is_first; ++r)
+            merge(running_of(memory, 1, r, value_dim), running_of(memory, 0, r, value_dim), value_dim);
+        if (is_first) {
+            float *out = memory.out[0], *stats = memory.stats[0];
+            memory.out[0] = memory.out[1], memory.stats[0] = memory.stats[1];
+            memory.out[1] = out, memory.stats[1] = stats;
+        }
+        is_first = false;
+        begin = next;
+    } while (begin < end);
+    for (int64_t r = 0; r < rows; ++r)
+        finish_row(call, view, row_of(call, job, r), running_of(memory, 1, r, value_dim));
+}
+
+}  // namespace segue::SEGUE_ISA
