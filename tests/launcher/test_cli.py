@@ -1,8 +1,10 @@
 """The command lines: what they accept, what they refuse, and what they load."""
 
+import importlib
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,30 @@ def test_help_is_instant(arguments: list[str]) -> None:
     *text, imported = result.stdout.splitlines()
     assert json.loads(imported) == []
     assert text[0].startswith(("usage: segue", f"segue {__version__}"))
+
+
+@pytest.mark.parametrize("module", ["router_command", "server_command", "benchmark_command"])
+def test_B1_B2_B3_help_of_tgis_commands_is_instant(module: str) -> None:
+    script = (
+        f"import sys\nfrom segue.launcher.{module} import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "print(sorted({'torch', 'numpy', 'pydantic', 'zmq', 'rich', 'huggingface_hub'} & {*sys.modules}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=_environment()
+    )
+    assert result.stdout.startswith("usage: text-generation-")
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_F1_scripts_are_installed() -> None:
+    """Each command of TGI is one of ours, and leads to a function."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    names = {f"text-generation-{name}" for name in ("launcher", "router", "server", "benchmark")}
+    assert names <= project["scripts"].keys()
+    for target in project["scripts"].values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_help_teaches() -> None:

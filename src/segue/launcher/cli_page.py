@@ -1,10 +1,23 @@
 """docs/cli.md, made from the options: ``python -m segue.launcher.cli_page > docs/cli.md``."""
 
+import dataclasses
+from collections.abc import Collection, Mapping
 from itertools import groupby
+from typing import Any
 
+from segue.benchmark.options import BenchmarkOptions
 from segue.core.config import ConnectConfig, ServeConfig
 from segue.core.options import Option, option_table
 from segue.launcher.arguments import default_text
+from segue.launcher.router_command import ROUTER_DEFAULTS, ROUTER_OPTIONS, RouterConfig
+from segue.launcher.server_command import (
+    DOWNLOAD_OPTIONS,
+    SERVE_DEFAULTS,
+    SERVE_OPTIONS,
+    DownloadOptions,
+    EngineOptions,
+    QuantizeOptions,
+)
 from segue.launcher.talk import ChatOptions, GenerateOptions
 
 __all__ = ["cli_page"]
@@ -21,11 +34,18 @@ Made by `python -m segue.launcher.cli_page`; a test compares.
 | `segue chat` | talks with a running server |
 | `segue env` | prints the runtime environment, for bug reports |
 | `text-generation-launcher` | `segue serve` with TGI's command line: the model is `--model-id` |
+| `text-generation-server serve MODEL_ID` | an engine without HTTP |
+| `text-generation-router` | HTTP for such an engine; `print-schema` prints the OpenAPI document |
+| `text-generation-server download-weights MODEL_ID` | fetches a model, merges an adapter, converts `.bin` weights |
+| `text-generation-server quantize MODEL_ID OUTPUT_DIR` | writes a checkpoint with weights of 4 bits |
+| `text-generation-benchmark` | measures an engine that runs |
+
+[commands.md](commands.md) shows TGI's commands at work.
 
 Exit codes of a server: 0 after a clean stop (SIGINT, SIGTERM, SIGHUP: running requests get
 `--graceful-termination-timeout` seconds to end; a second signal ends at once), 1 after a failure, with
-`Error: <Variant>` on standard error (`ArgumentValidation`, `DownloadError`, `ShardCannotStart`, `ShardFailed`,
-`WebserverCannotStart`, `WebserverFailed`), 2 for a wrong command line.
+`Error: <Variant>` on standard error (`ArgumentValidation`, `NotEnoughCUDADevices`, `DownloadError`,
+`ShardCannotStart`, `ShardFailed`, `WebserverCannotStart`, `WebserverFailed`), 2 for a wrong command line.
 
 ## Options of `segue serve` and `text-generation-launcher`
 
@@ -45,12 +65,42 @@ def cli_page() -> str:
         sections.append(f"## Options of `{command}`\n")
         for config_class in config_classes:
             sections += _sections(config_class, "###")
+    sections.append(_SHARED)
+    sections.append("## Options of `text-generation-router`\n")
+    sections += _sections(RouterConfig, "###")
+    sections += _sections(ServeConfig, "###", ROUTER_OPTIONS, ROUTER_DEFAULTS)
+    for command, own, shared in (
+        ("serve", EngineOptions, SERVE_OPTIONS),
+        ("download-weights", DownloadOptions, DOWNLOAD_OPTIONS),
+        ("quantize", QuantizeOptions, DOWNLOAD_OPTIONS),
+    ):
+        sections.append(f"## Options of `text-generation-server {command}`\n")
+        sections += _sections(own, "###")
+        sections += _sections(ServeConfig, "###", shared, SERVE_DEFAULTS)
+    sections.append("## Options of `text-generation-benchmark`\n")
+    sections += _sections(BenchmarkOptions, "###")
     return "\n".join(sections)
 
 
-def _sections(config_class: type, heading: str) -> list[str]:
+_SHARED = """\
+TGI's other commands read all variables of the launcher that concern them, as TGI's do; listed are their flags.
+"""
+
+
+def _sections(
+    config_class: type,
+    heading: str,
+    names: Collection[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """All options, or those of ``names`` that have a flag, with other ``defaults`` than the class's."""
     sections = []
-    for title, entries in groupby(option_table(config_class), key=lambda entry: entry.group):
+    table = [
+        dataclasses.replace(entry, default=(defaults or {}).get(entry.name, entry.default))
+        for entry in option_table(config_class)
+        if names is None or (entry.name in names and entry.flag is not None)
+    ]
+    for title, entries in groupby(table, key=lambda entry: entry.group):
         rows = [_row(entry) for entry in entries]
         has_variables = any(row[1] for row in rows)
         header = ("flag", "variable", "default", "meaning")

@@ -42,6 +42,8 @@ def serve_engine(config: ServeConfig, uds_path: str) -> None:
 def _serve(config: ServeConfig, place: ShardSocket, stop_signals: list[signal.Signals]) -> None:
     from segue.engine.engine_process import run_engine_loop
 
+    if config.otlp_endpoint is not None:
+        logger.warning("Traces, the engine's times in them, are exported by the router: give --otlp-endpoint to it")
     started = time.monotonic()
     source = find_model(config)
     config = with_draft_folder(config)

@@ -20,7 +20,7 @@ Serve HTTP for an engine that `text-generation-server serve MODEL` started. `tex
 `text-generation-router print-schema` prints the OpenAPI document.
 """
 _GROUPS = ("Limits of a request", "HTTP", "Hugging Face Hub", "Logs and observability")
-_OF_THE_ENGINE = {"max_input_length", "watermark_gamma", "watermark_delta", "env"}
+_NOT_THE_ROUTERS = {"max_input_length", "watermark_gamma", "watermark_delta", "engine_timeout", "env"}
 _MORE = {
     "revision",
     "trust_remote_code",
@@ -40,7 +40,7 @@ _MORE = {
 ROUTER_OPTIONS = frozenset(
     entry.name
     for entry in option_table(ServeConfig)
-    if entry.name in _MORE or (entry.group in _GROUPS and entry.name not in _OF_THE_ENGINE)
+    if entry.name in _MORE or (entry.group in _GROUPS and entry.name not in _NOT_THE_ROUTERS)
 )
 """The launcher's options that are the router's too."""
 ROUTER_DEFAULTS = {"waiting_served_ratio": 1.2, "max_batch_prefill_tokens": 4096}

@@ -13,12 +13,20 @@ from segue.core.options import option, resolve_options
 from segue.launcher.arguments import Parser, add_options, given_options
 from segue.launcher.exit_codes import run_command
 
-__all__ = ["DownloadOptions", "EngineOptions", "QuantizeOptions", "main"]
+__all__ = [
+    "DOWNLOAD_OPTIONS",
+    "SERVE_DEFAULTS",
+    "SERVE_OPTIONS",
+    "DownloadOptions",
+    "EngineOptions",
+    "QuantizeOptions",
+    "main",
+]
 
 _HELP = """\
 The parts of a server: `text-generation-launcher` runs them as needed.
 """
-_SERVE_OPTIONS = (
+SERVE_OPTIONS = (
     "revision",
     "quantize",
     "speculate",
@@ -30,8 +38,8 @@ _SERVE_OPTIONS = (
     "otlp_service_name",
     "max_input_tokens",
 )
-_SERVE_DEFAULTS = {"otlp_service_name": "text-generation-inference.server"}
-_DOWNLOAD_OPTIONS = ("revision", "trust_remote_code", "json_output")
+SERVE_DEFAULTS = {"otlp_service_name": "text-generation-inference.server"}
+DOWNLOAD_OPTIONS = ("revision", "trust_remote_code", "json_output")
 
 _own = functools.partial(option, group="Options", env=())
 
@@ -78,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("model_id", metavar="MODEL_ID")
     serve.add_argument("--sharded", action=argparse.BooleanOptionalAction, help="split the model over several GPUs")
     add_options(serve, EngineOptions)
-    add_options(serve, ServeConfig, _SERVE_OPTIONS, _SERVE_DEFAULTS)
+    add_options(serve, ServeConfig, SERVE_OPTIONS, SERVE_DEFAULTS)
     serve.set_defaults(run=_serve)
 
     download = commands.add_parser("download-weights", help="fetch a model, and convert or merge its weights")
@@ -87,14 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--auto-convert", action=argparse.BooleanOptionalAction, default=True, help="convert PyTorch's weights"
     )
     add_options(download, DownloadOptions)
-    add_options(download, ServeConfig, _DOWNLOAD_OPTIONS)
+    add_options(download, ServeConfig, DOWNLOAD_OPTIONS)
     download.set_defaults(run=_download)
 
     quantize = commands.add_parser("quantize", help="write a checkpoint with weights of 4 bits")
     quantize.add_argument("model_id", metavar="MODEL_ID")
     quantize.add_argument("output_dir", metavar="OUTPUT_DIR")
     add_options(quantize, QuantizeOptions)
-    add_options(quantize, ServeConfig, _DOWNLOAD_OPTIONS)
+    add_options(quantize, ServeConfig, DOWNLOAD_OPTIONS)
     quantize.set_defaults(run=_quantize)
 
     namespace = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
@@ -138,7 +146,7 @@ def _config(namespace: argparse.Namespace, logger_level: str | None, *, sharded:
     if sharded is not None:
         given["sharded"] = sharded
     environ = environment()
-    for name, default in _SERVE_DEFAULTS.items():
+    for name, default in SERVE_DEFAULTS.items():
         if name.upper() not in environ:
             given.setdefault(name, default)
     config = resolve(given, environ)
