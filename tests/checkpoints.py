@@ -36,10 +36,12 @@ def hf_logits(model: Any, ids: Seq[int]) -> torch.Tensor:
         return model(torch.tensor([list(ids)])).logits[0]
 
 
-def logits(folder: Path, ids: Seq[int], *, dtype: str = "float32") -> torch.Tensor:
-    """[len(ids), vocab_size] float32 by our runner, from one prefill."""
+def logits(folder: Path, ids: Seq[int], *, dtype: str = "float32", **options: Any) -> torch.Tensor:
+    """[len(ids), vocab_size] float32 by our runner, from one prefill. ``options``: more of the ``RunnerConfig``."""
     runner, facts = build_runner(
-        RunnerConfig(model_folder=folder, dtype=dtype, device="cpu", block_size=4, max_batch_total_tokens=256)
+        RunnerConfig(
+            model_folder=folder, dtype=dtype, device="cpu", block_size=4, max_batch_total_tokens=256, **options
+        )
     )
     sequence = ScheduledSequence(
         seq_id=0,

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from segue.kernels import cpu, onednn, plain, quantized
 from segue.kernels.activations import ACTIVATIONS
+from segue.kernels.cpu import quantized as native_quantized
 from segue.kernels.cpu.recorder import Traced, TracedIds
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
 from segue.kernels.quantized import QuantizedWeight
+from segue.kernels.rounding import QUICK_RANGES, Rounding, rounded
 
 if TYPE_CHECKING:
     from segue.kernels.cpu.linear import PackedLinear
@@ -29,6 +31,7 @@ __all__ = [
     "linear",
     "pack",
     "paged_attention",
+    "quantize",
     "rms_norm",
     "soft_cap",
     "varlen_attention",
@@ -41,13 +44,24 @@ def pack(weight: Tensor | QuantizedWeight, bias: Tensor | None = None, *, gated:
 
     ``gated``: the outputs are gates and then as many ups.
     """
+    if weight.device.type == "cpu" and cpu.is_available():
+        from segue.kernels.cpu import linear as native
+
+        if not isinstance(weight, QuantizedWeight):
+            return native.pack_float(weight, bias, gated=gated)
+        if native_quantized.can_pack(weight):
+            return native_quantized.pack(weight, bias, gated=gated)
+        return native.pack_float(weight.dequantize(), bias, gated=gated)
     if isinstance(weight, QuantizedWeight):
         return weight
-    if weight.device.type == "cpu" and cpu.is_available():
-        from segue.kernels.cpu.linear import pack_float
-
-        return pack_float(weight, bias, gated=gated)
     return onednn.pack(weight) if onednn.can_pack(weight) else weight
+
+
+def quantize(weight: Tensor, to: Rounding, bias: Tensor | None, *, gated: bool = False) -> "Packed":
+    """weight [out, in] of floats, rounded and packed as ``pack`` does."""
+    if weight.device.type == "cpu" and cpu.is_available():
+        return native_quantized.pack_rounded(weight, to, bias, gated=gated)
+    return rounded(weight, to, ranges=QUICK_RANGES)
 
 
 def linear(x: Tensor, weight: "Packed", bias: Tensor | None, gate: str | None = None) -> Tensor:

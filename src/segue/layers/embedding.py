@@ -1,12 +1,9 @@
 """Token and position embeddings, and the output head."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from segue.kernels import ops
-from segue.kernels.quantized import QuantizedWeight
 from segue.layers.base import Layer, parameter
 from segue.layers.linear import Linear
 
@@ -33,16 +30,12 @@ class OutputHead(Linear):
     def __init__(self, vocab_size: int, dim: int, *, bias: bool = False, tied_to: Embedding | None = None) -> None:
         super().__init__(dim, vocab_size, bias=bias)
         self.tied_to = [tied_to] if tied_to is not None else []  # a list, so that it is not a second submodule
-        self.rounding: Callable[[Tensor], QuantizedWeight] | None = None
-        """Set: a weight that has come as floats is given up for this."""
 
     def finish_loading(self) -> None:
         for embedding in self.tied_to:
-            if self.quantized is not None:
+            if self.quantized is not None or self.packed is not None:
                 break
             if embedding.weight.is_meta:  # a checkpoint that kept only the head's of the two names
                 embedding.weight = self.weight
             elif self.weight.is_meta or torch.equal(self.weight, embedding.weight):
                 self.weight = embedding.weight
-        if self.rounding is not None and self.quantized is None and not self.weight.is_meta:
-            self.load_quantized(self.rounding(self.weight), None, self.weight.dtype)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from segue.core.errors import ConfigError
 from segue.kernels import ops
 from segue.kernels.quantized import QuantizedWeight, concatenated
+from segue.kernels.rounding import Rounding
 from segue.layers.activation import activation_name
 from segue.layers.base import Layer, emptied, parameter
 
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 class Linear(Layer):
     """y = x · weightᵀ + bias. ``transposed``: the checkpoint stores weight as [in, out] (GPT-2's Conv1D).
 
-    The weight comes as floats, ``load``, or in few bits, ``load_quantized``; ``weight`` then keeps its shape only.
+    The weight comes as floats, ``load``, or in few bits, ``load_quantized``. Once packed, ``weight`` is but its shape.
     """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, transposed: bool = False) -> None:
@@ -29,6 +30,8 @@ class Linear(Layer):
         self.gate: str | None = None
         self.packed: ops.Packed | None = None
         self.quantized: QuantizedWeight | None = None
+        self.rounding: Rounding | None = None
+        """What ``pack`` rounds a weight of floats to, whatever their dtype; None: it stays in floats."""
         self.weight = parameter(out_features, in_features)
         self.bias = parameter(out_features) if bias else None
 
@@ -36,10 +39,6 @@ class Linear(Layer):
         if self.transposed and name == "weight":
             tensor = tensor.t().contiguous()
         super().load(name, tensor, part)
-
-    def oriented(self, weight: Tensor) -> Tensor:
-        """The checkpoint's float weight as [out, in]."""
-        return weight.t() if self.transposed else weight
 
     def load_quantized(self, weight: QuantizedWeight, part: int | None, dtype: torch.dtype) -> None:
         """``dtype``: that of the activations.
@@ -53,14 +52,27 @@ class Linear(Layer):
         self.weight = emptied(self.weight.to(dtype))
 
     def missing(self) -> list[str]:
+        if self.packed is not None:
+            return []
         return [name for name in super().missing() if name != "weight" or self.quantized is None]
 
+    @property
+    def can_pack(self) -> bool:
+        """All that the checkpoint has for this layer is there."""
+        return not self.missing()
+
     def pack(self) -> None:
+        """Once is enough: calls after the first do nothing."""
+        if self.packed is not None:
+            return
         if self.quantized is not None:
             self.packed, self.quantized = ops.pack(self.quantized, self.bias, gated=self.gate is not None), None
             return
         weight = self.weight.data
-        self.packed = ops.pack(weight, self.bias, gated=self.gate is not None)
+        if self.rounding is not None:
+            self.packed = ops.quantize(weight, self.rounding, self.bias, gated=self.gate is not None)
+        else:
+            self.packed = ops.pack(weight, self.bias, gated=self.gate is not None)
         if self.packed is not weight:
             self.weight = emptied(weight)
 
@@ -132,6 +144,10 @@ class MergedLinear(Linear):
     def missing(self) -> list[str]:
         partly = [name for name, parts in self._loaded_parts.items() if len(parts) < len(self.parts)]
         return super().missing() + partly
+
+    @property
+    def can_pack(self) -> bool:
+        return not self.missing() and not self._quantized_parts
 
     def finish_loading(self) -> None:
         """Parts of different formats, or with their inputs in different orders, are no one product in few bits."""

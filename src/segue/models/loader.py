@@ -11,7 +11,7 @@ from torch import Tensor
 from segue.core.errors import ConfigError
 from segue.kernels import cpu
 from segue.kernels.quantized import QuantizedWeight
-from segue.layers.base import Layer
+from segue.layers.base import Layer, emptied
 from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear
 from segue.models.base import Model
@@ -25,6 +25,9 @@ Progress = Callable[[int, int], None]
 """Told (bytes done, bytes in all) while weights load."""
 
 logger = logging.getLogger(__name__)
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+"""What kernels read."""
 
 
 def load_weights(
@@ -83,13 +86,12 @@ class _Loading:
         self.model, self.dtype, self.device = model, dtype, device
         model.dtype = dtype
         self.is_native = device.type == "cpu" and cpu.is_available()
-        self.on_load = None if quantization is None else quantization.on_load
         self.unexpected: list[str] = []
         self.layers = {name: module for name, module in model.named_modules() if isinstance(module, Layer)}
-        rounding = None if quantization is None else quantization.head_rounding
         for layer in self.layers.values():
-            if isinstance(layer, OutputHead):
-                layer.rounding = rounding
+            if isinstance(layer, Linear) and quantization is not None:
+                is_head = isinstance(layer, OutputHead)
+                layer.rounding = quantization.head_rounding if is_head else quantization.rounding(layer.weight.shape[1])
 
     def take(self, name: str, tensor: Tensor) -> None:
         for target, value in self.model.convert(_renamed(self.model, name), tensor):
@@ -101,40 +103,52 @@ class _Loading:
         layer, part, _ = _target(self.model, _renamed(self.model, module + ".weight"))
         if not isinstance(layer, Linear):
             raise ConfigError(f"{module} is quantized in the checkpoint, and is no linear layer of this model")
-        layer.load_quantized(weight.to(self.device), part, self.dtype)
+        try:
+            layer.load_quantized(weight.to(self.device), part, self.dtype)
+        except ConfigError as error:
+            raise ConfigError(f"{module}: {error}") from None
+        self._pack_if_complete(layer)
 
     def _assign(self, name: str, tensor: Tensor) -> bool:
         """False when no module of the model takes this name."""
         module, part, leaf = _target(self.model, name)
         if module is None or not module.takes(leaf):
             return False
-        if self.on_load is not None and leaf == "weight" and isinstance(module, Linear):
-            weight = module.oriented(tensor.to(self.device))
-            if not isinstance(module, OutputHead):
-                module.load_quantized(self.on_load.round(weight), part, self.dtype)
-                return True
-            if not module.tied_to:  # one that may be tied is compared with the embeddings first
-                module.load_quantized(self.on_load.round_head(weight), part, self.dtype)
-                return True
-        dtype = self._stored_dtype(module, leaf, tensor)
+        module.load(leaf, self._as_needed(module, leaf, tensor, part), part)
+        self._pack_if_complete(module)
+        return True
+
+    def _as_needed(self, layer: Layer, leaf: str, tensor: Tensor, part: int | None) -> Tensor:
+        """On the device, in the dtype that the layer is to have it in."""
+        dtype = self._stored_dtype(layer, leaf, tensor)
+        is_tied = isinstance(layer, OutputHead) and layer.tied_to  # will be compared with the embeddings
+        if leaf == "weight" and isinstance(layer, Linear) and layer.rounding is not None and not is_tied:
+            return tensor.to(device=self.device, dtype=tensor.dtype if tensor.dtype in _FLOATS else dtype)
         if part is None:
             # A copy of its own: aligned memory, and the file's pages can go.
-            tensor = tensor.to(device=self.device, dtype=dtype, copy=True)
-        elif self.device.type == "cpu":
-            tensor = tensor.to(dtype=dtype)
-        else:
-            tensor = tensor.to(device=self.device, dtype=dtype)
-        module.load(leaf, tensor, part)
-        return True
+            return tensor.to(device=self.device, dtype=dtype, copy=True)
+        if self.device.type == "cpu":
+            return tensor.to(dtype=dtype)
+        return tensor.to(device=self.device, dtype=dtype)
 
     def _stored_dtype(self, module: Layer, leaf: str, tensor: Tensor) -> torch.dtype:
         if not self.is_native:
             return self.dtype
         if leaf != "weight" or not isinstance(module, Linear | Embedding):
             return torch.float32
-        if self.dtype == torch.float32 and tensor.dtype in (torch.bfloat16, torch.float16):
-            return tensor.dtype
-        return self.dtype
+        return tensor.dtype if self.dtype == torch.float32 and tensor.dtype in _FLOATS else self.dtype
+
+    def _pack_if_complete(self, layer: Layer) -> None:
+        """A weight in few bits is packed at once, so that at most one layer's floats or codes are in memory."""
+        if isinstance(layer, OutputHead) and layer.tied_to:
+            return
+        if isinstance(layer, Linear) and (layer.rounding or layer.quantized) is not None and layer.can_pack:
+            self._pack(layer)
+
+    def _pack(self, layer: Layer) -> None:
+        layer.pack()
+        if isinstance(layer, Linear) and layer.weight.is_meta:
+            layer.weight = emptied(layer.weight.to(self.dtype))  # of what the activations are, not of the checkpoint
 
     def finish(self, folder: Path) -> None:
         """Raises ConfigError when a parameter has no value."""
@@ -145,7 +159,7 @@ class _Loading:
         if missing:
             raise ConfigError(f"{folder} lacks {len(missing)} weights, e.g. {', '.join(missing[:4])}")
         for layer in self.layers.values():
-            layer.pack()
+            self._pack(layer)
         if self.unexpected:
             logger.warning(
                 "%d tensors of the checkpoint were not used, e.g. %s", len(self.unexpected), self.unexpected[0]

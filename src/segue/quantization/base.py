@@ -1,7 +1,7 @@
 """What a format of quantized checkpoints tells the loader: which tensors make up a weight, and how to read them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segue.core.errors import ConfigError
 from segue.kernels.quantized import Kind, QuantizedWeight, pack_nibbles
+from segue.kernels.rounding import Rounding
 
 __all__ = ["CheckpointFormat", "PackedTensors", "grouped_weight"]
 
@@ -24,8 +25,8 @@ class CheckpointFormat(ABC):
     """A module with one of these has a quantized weight."""
 
     @property
-    def head_rounding(self) -> Callable[[Tensor], QuantizedWeight] | None:
-        """Rounds the output head, which is stored as floats because it is tied to the embeddings; None: it stays."""
+    def head_rounding(self) -> Rounding | None:
+        """For the output head, which is stored as floats because it is tied to the embeddings; None: it stays."""
         return None
 
     @abstractmethod
@@ -110,11 +111,9 @@ def grouped_weight(
         codes = (codes ^ 128).view(torch.int8)  # less 128
         zeros = None if zeros is None else zeros.float() - middle
     rounded: Kind = "i8" if bits == 8 else "i4"
-    # The kernels that round activations to int8 have one scale an output for 8 bits, and no zero.
-    is_plain = bits == 4 or (group == 0 and zeros is None)
     alone: Kind = "i8w" if bits == 8 else "i4w"
     return QuantizedWeight(
-        kind=rounded if int8_activations and is_plain else alone,
+        kind=rounded if int8_activations else alone,
         q=codes.contiguous() if bits == 8 else pack_nibbles(codes),
         scales=_of_groups(scales, group),
         zeros=None if zeros is None else _of_groups(zeros, group),

@@ -6,9 +6,8 @@ weight_scale [n, groups] (or one for all), weight_g_idx [k] with act-order. What
 ``config_groups`` says; activations that it rounds to int8 are rounded here too, always by a scale of each row's own.
 """
 
-import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,9 +16,9 @@ from torch import Tensor
 
 from segue.core.errors import ConfigError
 from segue.kernels.quantized import Kind, QuantizedWeight
+from segue.kernels.rounding import Rounding
 from segue.quantization.base import CheckpointFormat, grouped_weight
 from segue.quantization.int32 import order_by_group, unpack
-from segue.quantization.rounding import to_int8
 
 __all__ = ["HEAD_KEY", "CompressedTensors", "Scheme"]
 
@@ -91,8 +90,8 @@ class CompressedTensors(CheckpointFormat):
         return cls(tuple(schemes), head if config.get(HEAD_KEY) == "int8" else None)
 
     @property
-    def head_rounding(self) -> Callable[[Tensor], QuantizedWeight] | None:
-        return None if self.head_kind is None else functools.partial(to_int8, kind=self.head_kind)
+    def head_rounding(self) -> Rounding | None:
+        return None if self.head_kind is None else Rounding(kind=self.head_kind)
 
     def read(self, module: str, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         scheme = self._scheme(module)

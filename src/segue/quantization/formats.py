@@ -7,10 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from segue.core.errors import ConfigError
-from segue.kernels.quantized import QuantizedWeight
+from segue.kernels.rounding import Rounding
 from segue.quantization.base import CheckpointFormat
 from segue.quantization.methods import METHODS, OnLoadMethod, method_named
 
@@ -35,11 +33,15 @@ class Quantization:
     on_load: OnLoadMethod | None = None
 
     @property
-    def head_rounding(self) -> Callable[[Tensor], QuantizedWeight] | None:
+    def head_rounding(self) -> Rounding | None:
         """For an output head that comes as floats; None: it stays so."""
         if self.on_load is not None:
-            return self.on_load.round_head
+            return self.on_load.of_head
         return None if self.stored is None else self.stored.head_rounding
+
+    def rounding(self, in_features: int) -> Rounding | None:
+        """For another layer's weight that comes as floats; None: it stays so."""
+        return None if self.on_load is None else self.on_load.of_layer(in_features)
 
 
 def find_quantization(
