@@ -228,7 +228,8 @@ async def answer_turn(server: Server, turn: Turn) -> Answer:
     if turn.offer is None:
         return Answer(generation, (generation.text(),))
     reading = Reading(turn.offer, is_gradual=False)
-    pieces = reading.read(generation, generation.tokens)
+    # In a thread: a call of a hundred thousand characters takes a second.
+    pieces = await server.in_thread(lambda: reading.read(generation, generation.tokens))
     if reading.is_declined:
         assert turn.plain is not None, "`no_tool` is only there where the call is optional"
         return await answer_turn(server, Turn(ask=turn.plain))

@@ -118,6 +118,9 @@ class NativeParser:
         while start < len(text):
             if self._at is _At.TEXT:
                 start = self._push_text(text, start)
+            elif self._call is not None and (end := self._call.plain_end(text, start)) > start:
+                self._push_plain(self._call, text[start:end])
+                start = end
             elif self._push_char(text[start]):
                 start += 1
         return self._take()
@@ -228,6 +231,12 @@ class NativeParser:
         if call.is_complete:
             self._end_call(call)
         return True
+
+    def _push_plain(self, call: CallObject | NamedCall, part: str) -> None:
+        self._raw.append(part)
+        arguments = call.push_plain(part)
+        if arguments:
+            self._hold(call, arguments)
 
     def _is_known(self, name: str | None) -> bool:
         """A call without a mark is one only of a function that there is: the model may answer with JSON as well."""

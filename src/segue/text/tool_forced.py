@@ -86,15 +86,20 @@ class ForcedParser:
         self._pieces: list[Piece] = []
 
     def push(self, text: str) -> list[Piece]:
-        for index, char in enumerate(text):
+        start = 0
+        while start < len(text):
             if self.is_declined:
                 return []
-            if self._is_text or not self._push_char(char):
+            end = self._scanner.plain_end(text, start)
+            if end > start and not self._is_text:
+                self._push_plain(text[start:end])
+            elif self._is_text or not self._push_char(text[start]):
                 self._give_arguments()
                 self._is_text = True
-                self._pieces.append(TextPiece("".join(self._raw) + text[index:]))
+                self._pieces.append(TextPiece("".join(self._raw) + text[start:]))
                 self._raw.clear()
                 break
+            start = max(end, start + 1)
         self._give_arguments()
         return self._take()
 
@@ -110,6 +115,13 @@ class ForcedParser:
     def _take(self) -> list[Piece]:
         pieces, self._pieces = self._pieces, []
         return pieces
+
+    def _push_plain(self, part: str) -> None:
+        """A part of a string's content."""
+        if self._name is None or not self._is_gradual:
+            self._raw.append(part)
+        if self._name is not None and self._scanner.depth > 1:
+            self._arguments.append(part)
 
     def _push_char(self, char: str) -> bool:
         if self._is_done:

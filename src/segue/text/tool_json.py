@@ -1,6 +1,7 @@
 """JSON a character at a time: for calls that are given out while the model still writes them."""
 
 import json
+import re
 from enum import Enum, auto
 
 __all__ = ["MAX_DEPTH", "WHITESPACE", "CallObject", "JsonScanner", "NamedCall", "Place", "compact_json"]
@@ -8,6 +9,7 @@ __all__ = ["MAX_DEPTH", "WHITESPACE", "CallObject", "JsonScanner", "NamedCall", 
 MAX_DEPTH = 100
 """Values in values; deeper JSON is taken for malformed."""
 WHITESPACE = frozenset(" \t\n\r")
+_PLAIN = re.compile(r'[^"\\\x00-\x1f]+')
 _ESCAPES = frozenset('"\\/bfnrt')
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _DIGITS = frozenset("0123456789")
@@ -84,6 +86,13 @@ class JsonScanner:
     def depth(self) -> int:
         """Objects and arrays that are open."""
         return len(self._containers)
+
+    def plain_end(self, text: str, start: int) -> int:
+        """Where the characters from ``start`` on end that are a string's plain content, and need not be pushed."""
+        if self.place is not Place.STRING:
+            return start
+        found = _PLAIN.match(text, start)
+        return start if found is None else found.end()
 
     def push(self, char: str) -> bool:
         """False: no JSON begins like this; the scanner is then spent."""
@@ -205,6 +214,19 @@ class CallObject:
         is_between = self._scanner.depth <= 1 and self._scanner.place in (Place.AFTER_VALUE, Place.END)
         return self.name is not None and "arguments" in self._seen and is_between
 
+    def plain_end(self, text: str, start: int) -> int:
+        """As the scanner's; these characters are for ``push_plain``."""
+        return self._scanner.plain_end(text, start)
+
+    def push_plain(self, part: str) -> str:
+        """As ``push``."""
+        if self._scanner.depth > 1:
+            if self._key == "arguments":
+                self._waiting.append(part)
+        elif self._span is not None:
+            self._span.append(part)
+        return self._given()
+
     def push(self, char: str) -> str | None:
         """The arguments' text that can be given out now; None: this is no call, and the object is spent."""
         place, depth = self._scanner.place, self._scanner.depth
@@ -215,6 +237,9 @@ class CallObject:
                 self._waiting.append(char)
         elif depth == 1 and not self._push_member(place, char):
             return None
+        return self._given()
+
+    def _given(self) -> str:
         if self.name is None or not self._waiting:
             return ""
         text = "".join(self._waiting)
@@ -273,6 +298,12 @@ class NamedCall:
     @property
     def has_arguments(self) -> bool:
         return self.is_complete
+
+    def plain_end(self, text: str, start: int) -> int:
+        return self._scanner.plain_end(text, start)
+
+    def push_plain(self, part: str) -> str:
+        return part
 
     def push(self, char: str) -> str | None:
         """As ``CallObject.push``."""
