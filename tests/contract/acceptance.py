@@ -109,9 +109,9 @@ S7  | Sampling    | n-gram speculation                                          
 S8  | Sampling    | medusa, mlp_speculator                                                       | S
 S9  | Sampling    | grammars: regex and JSON schema, the end only where it may be                | M
 S10 | Sampling    | grammars with speculation                                                    | O
-D1  | Models      | causal families                                                              | M
+D1  | Models      | causal families (baichuan by the code that it brings)                        | M
 D2  | Models      | encoder-decoder families                                                     | M
-D3  | Models      | bloom, mpt, opt, galactica, mamba                                            | S
+D3  | Models      | bloom, mpt, opt, galactica (mamba is refused in words)                       | S
 D4  | Models      | any other model of transformers, trust_remote_code                           | M
 D5  | Models      | vision models                                                                | S
 D6  | Models      | tensor parallel                                                              | S
@@ -145,6 +145,7 @@ _LEFT_OUT = {
     "C16": _IMAGES,
     "D5": _IMAGES,
     "D6": "comes with several devices",
+    "S8": "past tokens and draft models guess instead; there are no such heads",
     **dict.fromkeys(("K1", "K2", "K3", "K4", "K5"), _QUANTIZED),
     **dict.fromkeys(("A1", "A2", "A3"), _ADAPTERS),
 }
