@@ -60,9 +60,10 @@ def test_arguments_that_are_no_json_stay_text() -> None:
     assert message["tool_calls"][0]["function"]["arguments"] == "{oops"
 
 
-def test_tool_calls_are_text_for_other_templates() -> None:
+@pytest.mark.parametrize("content", [None, ""])
+def test_tool_calls_are_text_for_other_templates(content: str | None) -> None:
     (message,) = template_messages(
-        [{"role": "assistant", "content": None, "tool_calls": [CALL]}], uses_tool_calls=False
+        [{"role": "assistant", "content": content, "tool_calls": [CALL]}], uses_tool_calls=False
     )
     assert message == {
         "role": "assistant",

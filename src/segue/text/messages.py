@@ -62,7 +62,7 @@ def _template_message(message: Mapping[str, Any], uses_tool_calls: bool) -> dict
     result: dict[str, Any] = {"role": message["role"], "content": _text_of(content)}
     if tool_calls and uses_tool_calls:
         result["tool_calls"] = [_with_parsed_arguments(call) for call in tool_calls]
-    elif tool_calls and content is None:
+    elif tool_calls and not result["content"]:
         result["content"] = _compact_json([_tgi_tool_call(call) for call in tool_calls])
     if message["role"] == "tool":
         result |= {key: message[key] for key in ("tool_call_id", "name") if message.get(key) is not None}

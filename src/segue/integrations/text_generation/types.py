@@ -230,8 +230,8 @@ class Function(BaseModel):
 
 class ChoiceDeltaToolCall(BaseModel):
     index: int
-    id: str
-    type: str
+    id: str | None = None
+    type: str | None = None
     function: Function
 
 
