@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from segue.core.errors import RequestError
+from segue.core.errors import OverloadedError, RequestError
 from segue.protocol.openai import ChatRequest, CompletionRequest
 from segue.protocol.platforms import (
     GenerateVertexInstance,
@@ -68,6 +68,7 @@ async def vertex(server: Server, request: Request) -> ASGIApp:
     body = await read_json(request, VertexRequest, server.config.payload_limit)
     if not body.instances:
         raise NoInstancesError("Input validation error")
+    _check_permits(server, "vertex_compatibility", len(body.instances))
     asks = [await _vertex_ask(server, instance) for instance in body.instances]
     work = all_or_none([generate(server, ask) for ask in asks])
     answers = await unless_client_leaves(request.receive, work, server.metrics.dropped)
@@ -79,6 +80,7 @@ async def infer(server: Server, request: Request) -> ASGIApp:
     body = await read_json(request, InferenceRequest, server.config.payload_limit)
     if len(body.inputs) != len(body.outputs):
         raise LengthMismatchError("Inputs and outputs length mismatch")
+    _check_permits(server, "kserve_model_infer", len(body.inputs))
     received_time = time.monotonic()
     asks = [
         Ask(name="kserve_model_infer", inputs=_text_of(each), parameters=body.parameters, received_time=received_time)
@@ -119,6 +121,17 @@ async def model_metadata(server: Server, request: Request) -> ASGIApp:
     path = request.path_params
     names = {"name": path["model_name"], "version": path["model_version"]}
     return json_reply({**names, "extensions": ["infer", "ready"]})
+
+
+def _check_permits(server: Server, name: str, num_sequences: int) -> None:
+    """Raises OverloadedError where there are not so many permits at all.
+
+    Each sequence would find that out for itself: with 100 000 of them nobody else was answered for seconds.
+    """
+    if num_sequences > server.config.max_concurrent_requests:
+        error = OverloadedError()
+        server.record_failure(name, error)
+        raise error
 
 
 async def _vertex_ask(server: Server, instance: GenerateVertexInstance | ChatRequest) -> Ask:
