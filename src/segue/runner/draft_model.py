@@ -15,6 +15,7 @@ import torch
 from segue.core.batch import ScheduledBatch, ScheduledSequence
 from segue.models.base import Model
 from segue.runner.input_batch import KVCaches, input_batch
+from segue.runner.native_model import native_model
 
 __all__ = ["DraftModel"]
 
@@ -26,7 +27,7 @@ class DraftModel:
     def __init__(self, model: Model, kv_caches: KVCaches, block_size: int, device: torch.device) -> None:
         """``kv_caches``: as many blocks as the large model's pool has."""
         assert not model.is_encoder_decoder
-        self.model, self.kv_caches = model, kv_caches
+        self.model, self.kv_caches = native_model(model, kv_caches), kv_caches
         self._block_size, self._device = block_size, device
         self._filled = _FilledSlots(kv_caches[0][0].shape[0], block_size)
 
