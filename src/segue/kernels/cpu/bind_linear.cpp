@@ -11,6 +11,7 @@
 
 #include "bind.h"
 #include "kernels.h"
+#include "measure.h"
 #include "pack.h"
 #include "team.h"
 
@@ -168,6 +169,10 @@ void bind_linear(nb::module_& module) {
     module.def("linear", &bind_run, nb::arg("packed"), nb::arg("x"), nb::arg("x_stride"), nb::arg("rows"),
                nb::arg("out"), nb::arg("out_stride"), nb::arg("activation") = "none", nb::arg("residual") = 0,
                nb::arg("residual_stride") = 0, nb::arg("scale") = 1.0f);
+    module.def("measure_read_bandwidth", &measure_read_bandwidth, nb::arg("num_bytes"), nb::arg("repeats") = 5,
+               nb::call_guard<nb::gil_scoped_release>());
+    module.def("measure_multiplications", &measure_multiplications, nb::arg("integers"), nb::arg("repeats") = 1000,
+               nb::call_guard<nb::gil_scoped_release>());
 }
 
 }  // namespace segue

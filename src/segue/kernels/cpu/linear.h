@@ -95,6 +95,9 @@ struct LinearKernels {
     // A row's result does not depend on the other rows, nor on their number, nor on the number of slices.
     void (*run)(const Linear&, const LinearCall&, const Slice&);
     void (*quantize_row)(const QuantizeCall&);
+    // For measuring bounds: linear_measure.inl.
+    uint32_t (*read_all)(const std::byte* from, size_t size);
+    int64_t (*multiply_cached)(bool integers, int64_t rounds);
 };
 
 size_t linear_scratch_bytes(const Linear& weight, int64_t rows);

@@ -4,6 +4,7 @@
 #include "linear_codes.inl"
 #include "linear_float.inl"
 #include "linear_int.inl"
+#include "linear_measure.inl"
 #include "linear_pack.inl"
 
 namespace segue::SEGUE_ISA {
@@ -22,6 +23,6 @@ static void run_linear(const Linear& weight, const LinearCall& call, const Slice
     }
 }
 
-static constexpr LinearKernels linear_kernels = {run_linear, quantize_row};
+static constexpr LinearKernels linear_kernels = {run_linear, quantize_row, read_all, multiply_cached};
 
 }  // namespace segue::SEGUE_ISA

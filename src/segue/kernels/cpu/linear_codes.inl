@@ -96,6 +96,8 @@ class CodePanel {
         }
     }
 
+    const std::byte* at(int64_t begin) const { return data_ + begin / Decoder::inputs * word_bytes; }
+
     const float* floats(int64_t begin, int64_t count, float* buffer) const {
         float* to = buffer;
         for (int64_t word = begin / Decoder::inputs; word < (begin + count) / Decoder::inputs; ++word) {

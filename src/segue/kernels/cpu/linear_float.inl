@@ -4,6 +4,7 @@
 // A kind of weight is a class Panel with
 //   tile<R>(x [padded k][R], sums [R][panel_width]): the product of the whole panel, decoding weights in registers;
 //   floats(begin, count, buffer): the weights of inputs [begin, begin + count) as floats [count][panel_width];
+//   at(begin): the address of what `floats` reads;
 //   padded(k): the number of inputs that it reads.
 #pragma once
 
@@ -11,8 +12,7 @@
 
 namespace segue::SEGUE_ISA {
 
-// Inputs a block: a panel's block of floats and a tile's stay in the first-level cache. A multiple of 8.
-constexpr int64_t block_inputs = 192;
+constexpr int64_t block_inputs = 192;  // a multiple of 8
 
 struct F32 {
     typedef float Storage;
@@ -59,10 +59,12 @@ SEGUE_INLINE void multiply_add(fnative (&acc)[R][tile_vectors], const float* x, 
 
 // x [k][R] times `tile_columns` columns of weights [k][panel_width], into or added to sums [R][panel_width].
 template <class Weights, int R>
-static void float_tile(const typename Weights::Storage* weights, const float* x, int64_t k, bool adds, float* sums) {
+static void float_tile(
+    const typename Weights::Storage* weights, const float* x, int64_t k, bool adds, Ahead ahead, float* sums) {
     fnative acc[R][tile_vectors];
     load_sums<R>(acc, sums, adds);
     for (int64_t i = 0; i < k; ++i, weights += panel_width, x += R) {
+        ahead.ask();
         fnative w[tile_vectors];
 #pragma GCC unroll 4
         for (int c = 0; c < tile_vectors; ++c) w[c] = Weights::get(weights + c * native_lanes);
@@ -82,7 +84,11 @@ class FloatPanel {
     template <int R>
     void tile(const float* x, float* sums) const {
         for (int64_t column = 0; column < panel_width; column += tile_columns)
-            float_tile<Weights, R>(data_ + column, x, k_, false, sums + column);
+            float_tile<Weights, R>(data_ + column, x, k_, false, {at(0), 0}, sums + column);
+    }
+
+    const std::byte* at(int64_t begin) const {
+        return reinterpret_cast<const std::byte*>(data_ + begin * panel_width);
     }
 
     const float* floats(int64_t begin, int64_t count, float* buffer) const {
@@ -116,43 +122,46 @@ struct BlockTile {
     const float* x;
     int64_t count;
     bool adds;
+    Ahead ahead;
     float* sums;
 
     template <int R>
     void run() const {
         for (int64_t column = 0; column < panel_width; column += tile_columns)
-            float_tile<F32, R>(weights + column, x, count, adds, sums + column);
+            float_tile<F32, R>(weights + column, x, count, adds, ahead, sums + column);
     }
 };
 
-// x [rows][k] → tiles of [inputs][height]; rows and inputs beyond the last are zeros. Each slice does a part of inputs.
+// x [rows][k] as Blocks wants it; rows and inputs beyond the last are zeros. Each slice does a part of inputs.
 static void transpose_into_tiles(
-    const Linear& weight, const LinearCall& call, int64_t inputs, Tiles tiles, const Slice& slice, float* to) {
-    Range part = slice.part(inputs, 16);
-    for (int64_t tile = 0; tile < tiles.count; ++tile, to += inputs * tiles.height) {
-        for (int r = 0; r < tiles.height; ++r) {
-            int64_t row = tile * tiles.height + r, end = row < call.rows ? weight.k : 0;
-            if (end > part.end) end = part.end;
+    const Linear& weight, const LinearCall& call, Blocks blocks, Tiles tiles, const Slice& slice, float* to) {
+    const Range part = slice.part(blocks.inputs, 16);
+    for (int64_t begin = 0; begin < blocks.inputs; begin += blocks.size) {
+        int64_t first = begin < part.begin ? part.begin : begin, last = begin + blocks.count_at(begin);
+        if (last > part.end) last = part.end;
+        for (int64_t row = 0; row < tiles.count * tiles.height && first < last; ++row) {
+            float* column = to + blocks.offset(begin, row / tiles.height, tiles) + row % tiles.height;
             const float* x = call.x + row * call.x_stride;
-            int64_t i = part.begin;
+            int64_t end = row < call.rows ? (weight.k < last ? weight.k : last) : first, i = first;
             if (weight.permutation)
-                for (; i < end; ++i) to[i * tiles.height + r] = x[weight.permutation[i]];
-            for (; i < end; ++i) to[i * tiles.height + r] = x[i];
-            for (; i < part.end; ++i) to[i * tiles.height + r] = 0.0f;
+                for (; i < end; ++i) column[(i - begin) * tiles.height] = x[weight.permutation[i]];
+            for (; i < end; ++i) column[(i - begin) * tiles.height] = x[i];
+            for (; i < last; ++i) column[(i - begin) * tiles.height] = 0.0f;
         }
     }
 }
 
 template <class Panel>
-static void float_piece(const Panel& panel, int64_t inputs, Tiles tiles, Piece piece, const float* x, float* sums) {
-    x += piece.first_tile * tiles.height * inputs;
-    if (piece.tiles == 1) return with_height(tiles.height, WholeTile<Panel>{panel, x, sums});
+static void float_piece(const Panel& panel, Blocks blocks, Tiles tiles, Piece piece, const float* x, float* sums) {
+    if (tiles.count == 1) return with_height(tiles.height, WholeTile<Panel>{panel, x, sums});
     alignas(64) float buffer[block_inputs * panel_width];
-    for (int64_t i = 0; i < inputs; i += block_inputs) {
-        int64_t count = inputs - i < block_inputs ? inputs - i : block_inputs;
+    for (int64_t i = 0; i < blocks.inputs; i += blocks.size) {
+        const int64_t count = blocks.count_at(i);
         const float* block = panel.floats(i, count, buffer);
+        const std::byte* next = panel.at(i + count);
         for (int64_t tile = 0; tile < piece.tiles; ++tile)
-            with_height(tiles.height, BlockTile{block, x + (tile * inputs + i) * tiles.height, count, i > 0,
+            with_height(tiles.height, BlockTile{block, x + blocks.offset(i, piece.first_tile + tile, tiles), count,
+                                                i > 0, Ahead::of_tile(next, next - panel.at(i), tile, count),
                                                 sums + tile * tiles.height * panel_width});
     }
 }
@@ -162,10 +171,11 @@ static void run_float(const Linear& weight, const LinearCall& call, const Slice&
     if (call.rows <= 0) return;
     const Tiles tiles = tiles_of(call.rows);
     const int64_t inputs = Panel::padded(weight.k);
+    const Blocks blocks{inputs, tiles.count == 1 ? inputs : block_inputs};
     const float* x = call.x;
     if (call.rows > 1 || inputs != weight.k || weight.permutation) {
         float* transposed = reinterpret_cast<float*>(call.scratch);
-        transpose_into_tiles(weight, call, inputs, tiles, slice, transposed);
+        transpose_into_tiles(weight, call, blocks, tiles, slice, transposed);
         slice.barrier();
         x = transposed;
     }
@@ -174,7 +184,7 @@ static void run_float(const Linear& weight, const LinearCall& call, const Slice&
     alignas(64) float sums[max_block_rows * panel_width];
     for (int64_t i = part.begin; i < part.end; ++i) {
         Piece piece = pieces.at(i);
-        float_piece(Panel(weight, piece.panel), inputs, tiles, piece, x, sums);
+        float_piece(Panel(weight, piece.panel), blocks, tiles, piece, x, sums);
         finish(weight, call, piece, tiles, sums);
     }
 }

@@ -29,6 +29,35 @@ static inline Tiles tiles_of(int64_t rows) {
     return {static_cast<int>((rows + count - 1) / count), count};
 }
 
+// Several tiles meet a panel block by block, so that a block and a tile's inputs for it stay in the first-level cache.
+// Activations are laid out accordingly: [blocks][tiles][inputs of the block][height].
+struct Blocks {
+    int64_t inputs, size;  // of all, of a block (the last may have fewer)
+
+    int64_t count_at(int64_t begin) const { return inputs - begin < size ? inputs - begin : size; }
+
+    // Where the inputs of the block from `begin` on are, in inputs of all tiles' rows.
+    int64_t offset(int64_t begin, int64_t tile, Tiles tiles) const {
+        return (begin * tiles.count + tile * count_at(begin)) * tiles.height;
+    }
+};
+
+// Lines to ask for while a tile is multiplied, one an input: the panel's next block.
+struct Ahead {
+    const std::byte* line;
+    int64_t step;  // 64, or 0 where there are none left
+
+    SEGUE_INLINE Ahead of_tile(const std::byte* block, int64_t num_bytes, int64_t tile, int64_t inputs) {
+        int64_t at = 64 * tile * inputs;
+        return at < num_bytes ? Ahead{block + at, 64} : Ahead{block, 0};
+    }
+
+    inline void ask() {
+        __builtin_prefetch(line);
+        line += step;
+    }
+};
+
 // The work of a call in pieces of one panel and a block of tiles; each slice does a contiguous part of them.
 struct Piece {
     int64_t panel, first_tile;
