@@ -10,6 +10,8 @@ namespace segue::SEGUE_ISA {
 struct Decode8 {
     static constexpr int inputs = 4;
 
+    static constexpr bool has_middle = false;
+
     explicit Decode8(const Linear&) {}
 
     inline fnative value(unative word, int j) const {
@@ -22,6 +24,8 @@ SEGUE_INLINE unative code4(unative word, int j) { return (word >> (j < 4 ? 8 * j
 struct Decode4 {
     static constexpr int inputs = 8;
 
+    static constexpr bool has_middle = true;
+
     explicit Decode4(const Linear&) {}
 
     inline fnative value(unative word, int j) const {
@@ -31,6 +35,8 @@ struct Decode4 {
 
 struct DecodeTable {
     static constexpr int inputs = 8;
+
+    static constexpr bool has_middle = false;
 
     explicit DecodeTable(const Linear& weight) {
 #if defined(__AVX512F__)
@@ -44,15 +50,16 @@ struct DecodeTable {
     }
 
     inline fnative value(unative word, int j) const {
-        unative code = code4(word, j);
-#if defined(__AVX512F__)
+#if defined(__AVX512F__)  // which looks at 4 bits of an index only
+        unative code = word >> (j < 4 ? 8 * j : 8 * j - 28);
         return bits_of<fnative>(_mm512_permutexvar_ps(bits_of<__m512i>(code), bits_of<__m512>(table)));
 #elif defined(__AVX2__)
-        __m256i index = bits_of<__m256i>(code);
+        __m256i index = bits_of<__m256i>(code4(word, j));
         __m256 below = _mm256_permutevar8x32_ps(bits_of<__m256>(low), index);
         __m256 above = _mm256_permutevar8x32_ps(bits_of<__m256>(high), index);
         return bits_of<fnative>(_mm256_blendv_ps(below, above, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28))));
 #else
+        unative code = code4(word, j);
         fnative values{};
         for (int i = 0; i < native_lanes; ++i) values[i] = table[code[i]];
         return values;
@@ -122,11 +129,16 @@ class CodePanel {
         return load<unative>(data_ + word * word_bytes + 4 * column);
     }
 
+    inline fnative weight_at(unative codes, int j, fnative zero, fnative scale) const {
+        fnative value = decoder_.value(codes, j);
+        return (Decoder::has_middle ? value - zero : value) * scale;
+    }
+
     void store_word(int64_t word, int64_t column, fnative scale, fnative zero, float* to) const {
         unative codes = word_at(word, column);
 #pragma GCC unroll 8
         for (int j = 0; j < Decoder::inputs; ++j)
-            store(to + j * panel_width, (decoder_.value(codes, j) - zero) * scale);
+            store(to + j * panel_width, weight_at(codes, j, zero, scale));
     }
 
     template <int R>
@@ -144,7 +156,7 @@ class CodePanel {
             for (int j = 0; j < Decoder::inputs; ++j) {
                 fnative w[tile_vectors];
 #pragma GCC unroll 4
-                for (int c = 0; c < tile_vectors; ++c) w[c] = (decoder_.value(codes[c], j) - middle[c]) * scale[c];
+                for (int c = 0; c < tile_vectors; ++c) w[c] = weight_at(codes[c], j, middle[c], scale[c]);
                 multiply_add<R>(acc, x + j * R, w);
             }
         }

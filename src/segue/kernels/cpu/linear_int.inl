@@ -92,11 +92,23 @@ struct Codes8 {
 #endif
 };
 
-// One group: x words [steps][R] times words [words][panel_width] of `tile_columns` columns, as exact integers.
+// Codes of 4 bits, each in a byte of its own: what several tiles are multiplied with.
+struct Codes4Bytes : Codes4 {
+    static constexpr int steps = 1;
+
+    SEGUE_INLINE Prepared prepare(unative word, int) { return word; }
+};
+
+// Steps a block: 24 KiB of bytes.
+constexpr int64_t block_steps = 192;
+
+// x words [words * steps][R] times `words` words of `tile_columns` columns, as exact integers.
 template <class Codes, int R>
-SEGUE_INLINE void group_sums(const std::byte* data, int64_t words, const int32_t* x, inative (&sums)[R][tile_vectors]) {
+SEGUE_INLINE void add_products(
+    const std::byte* data, int64_t words, const int32_t* x, Ahead& ahead, inative (&sums)[R][tile_vectors]) {
     for (int64_t i = 0; i < words; ++i, data += 4 * panel_width) {
         unative word[tile_vectors];
+        ahead.ask();
 #pragma GCC unroll 4
         for (int c = 0; c < tile_vectors; ++c) word[c] = load<unative>(data + 4 * c * native_lanes);
 #pragma GCC unroll 2
@@ -112,78 +124,159 @@ SEGUE_INLINE void group_sums(const std::byte* data, int64_t words, const int32_t
     }
 }
 
-// All of k for `tile_columns` columns from `column` on → sums [R][panel_width].
+// Part of a panel and a tile: steps [begin, end), whole groups or a part of one.
+struct IntPart {
+    const std::byte* data;  // from `begin` on
+    const int32_t* x;       // alike
+    GroupScales scales;     // of the panel
+    const float* x_scales;  // of the tile
+    const int32_t* x_sums;
+    int64_t begin, end, group_steps, last;  // last: where the last group ends
+    bool has_zeros;
+    Ahead ahead;
+    float* sums;        // [R][panel_width]
+    int32_t* partials;  // alike, sums of a group that is not yet whole
+};
+
+// One group's sums to floats, added to those of the groups before it.
+template <int R>
+SEGUE_INLINE void add_group(
+    const IntPart& part, int64_t group, int64_t column, const inative (&acc)[R][tile_vectors]) {
+    const float* x_scales = part.x_scales + group * R;
+    const int32_t* x_sums = part.x_sums + group * R;
+#pragma GCC unroll 4
+    for (int c = 0; c < tile_vectors; ++c) {
+        const int64_t at = column + c * native_lanes;
+        const fnative scale = part.scales.scale(group * panel_width + at);
+        const fnative zero = part.has_zeros ? part.scales.zero(group * panel_width + at) : fnative{};
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) {
+            fnative sum = __builtin_convertvector(acc[r][c], fnative);
+            if (part.has_zeros) sum = fused(-zero, splat(static_cast<float>(x_sums[r])), sum);
+            float* to = part.sums + r * panel_width + at;
+            fnative before = group == 0 ? fnative{} : load<fnative>(to);
+            store(to, fused(sum * x_scales[r], scale, before));
+        }
+    }
+}
+
 template <class Codes, int R>
-static void int_tile(const Linear& weight, const std::byte* data, GroupScales scales, const QuantizedTile& x,
-                     int64_t column, float* sums) {
-    const int64_t group_words = weight.group / (4 * Codes::steps);
-    int64_t words = words_of(weight.k, Codes::steps);
-    const int32_t* inputs = x.inputs;
-    const int32_t offset = weight.zeros ? 0 : Codes::middle;
-    data += 4 * column;
-    sums += column;
-    for (int64_t group = 0; words > 0; ++group, words -= group_words) {
+static void int_tile(IntPart part, int64_t column) {
+    const int32_t offset = part.has_zeros ? 0 : Codes::middle;
+    const std::byte* data = part.data + 4 * column;
+    for (int64_t step = part.begin; step < part.end;) {
+        const int64_t group = step / part.group_steps;
+        int64_t whole = (group + 1) * part.group_steps;
+        if (whole > part.last) whole = part.last;
+        const int64_t end = whole < part.end ? whole : part.end;
+        const bool continues = step > group * part.group_steps;
         inative acc[R][tile_vectors];
-        const float* x_scales = x.scales + group * R;
-        const int32_t* x_sums = x.sums + group * R;
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-            for (int c = 0; c < tile_vectors; ++c) acc[r][c] = splat(-offset * x_sums[r]);
-        int64_t count = words < group_words ? words : group_words;
-        group_sums<Codes, R>(data, count, inputs, acc);
-        data += count * 4 * panel_width;
-        inputs += count * Codes::steps * R;
-#pragma GCC unroll 4
-        for (int c = 0; c < tile_vectors; ++c) {
-            int64_t at = c * native_lanes;
-            fnative scale = scales.scale(group * panel_width + column + at);
-            fnative zero = scales.zeros ? scales.zero(group * panel_width + column + at) : fnative{};
-#pragma GCC unroll 12
-            for (int r = 0; r < R; ++r) {
-                fnative sum = __builtin_convertvector(acc[r][c], fnative);
-                if (scales.zeros) sum = fused(-zero, splat(static_cast<float>(x_sums[r])), sum);
-                float* to = sums + r * panel_width + at;
-                fnative before = group == 0 ? fnative{} : load<fnative>(to);
-                store(to, fused(sum * x_scales[r], scale, before));
-            }
+            for (int c = 0; c < tile_vectors; ++c)
+                acc[r][c] = continues ? load<inative>(part.partials + r * panel_width + column + c * native_lanes)
+                                      : splat(-offset * part.x_sums[group * R + r]);
+        const int64_t words = (end - step) / Codes::steps;
+        add_products<Codes, R>(data, words, part.x, part.ahead, acc);
+        data += words * 4 * panel_width;
+        part.x += (end - step) * R;
+        step = end;
+        if (end == whole) {
+            add_group<R>(part, group, column, acc);
+            continue;
         }
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int c = 0; c < tile_vectors; ++c)
+                store(part.partials + r * panel_width + column + c * native_lanes, acc[r][c]);
     }
 }
 
 template <class Codes>
 struct IntTile {
-    const Linear& weight;
-    const std::byte* data;
-    GroupScales scales;
-    QuantizedTile x;
-    float* sums;
+    const IntPart& part;
 
     template <int R>
     void run() const {
-        for (int64_t column = 0; column < panel_width; column += tile_columns)
-            int_tile<Codes, R>(weight, data, scales, x, column, sums);
+        for (int64_t column = 0; column < panel_width; column += tile_columns) int_tile<Codes, R>(part, column);
     }
 };
+
+// Words of 4-bit codes as bytes, a word of 4 inputs each.
+static void expand4(const std::byte* from, int64_t words, std::byte* to) {
+    for (int64_t word = 0; word < words; ++word, from += 4 * panel_width, to += 8 * panel_width)
+        for (int64_t at = 0; at < 4 * panel_width; at += sizeof(unative)) {
+            unative codes = load<unative>(from + at);
+            store(to + at, Codes4::prepare(codes, 0));
+            store(to + 4 * panel_width + at, Codes4::prepare(codes, 1));
+        }
+}
+
+// Blocks of whole groups, or groups of whole and parts of blocks; a single tile has all steps in one.
+static inline Blocks int_blocks(const Linear& weight, Tiles tiles) {
+    const int64_t steps = steps_of(weight.k), group = weight.group / 4;
+    if (tiles.count == 1) return {steps, steps};
+    return {steps, group < block_steps ? block_steps / group * group : block_steps};
+}
+
+// The bytes of a panel's step.
+template <class Codes>
+constexpr int64_t step_bytes = 4 * panel_width / Codes::steps;
+
+template <class Codes>
+static void int_piece(const Linear& weight, const Quantized& x, Piece piece, float* sums) {
+    alignas(64) std::byte buffer[Codes::steps == 2 ? block_steps * 4 * panel_width : 64];
+    alignas(64) int32_t partials[max_block_rows * panel_width];
+    // Codes of 8 bits end at whole words of 4 inputs.
+    const int64_t steps = Codes::steps == 1 ? (weight.k + 3) / 4 : x.blocks.inputs;
+    const std::byte* data = weight.data + piece.panel * steps * step_bytes<Codes>;
+    const Blocks& blocks = x.blocks;
+    const int height = x.tiles.height;
+    for (int64_t begin = 0; begin < steps; begin += blocks.size) {
+        const int64_t end = begin + blocks.size < steps ? begin + blocks.size : steps;
+        const int64_t num_bytes = (end - begin) * step_bytes<Codes>;
+        const bool expands = Codes::steps == 2 && x.tiles.count > 1;
+        if (expands) expand4(data, (end - begin) / 2, buffer);
+        for (int64_t tile = 0; tile < piece.tiles; ++tile) {
+            const int64_t at = x.group_offset(0, piece.first_tile + tile), offset = tile * height * panel_width;
+            const IntPart part{expands ? buffer : data,
+                               x.words_of(begin, piece.first_tile + tile),
+                               group_scales(weight, piece.panel),
+                               x.scales + at,
+                               x.sums + at,
+                               begin,
+                               end,
+                               weight.group / 4,
+                               steps,
+                               weight.zeros != nullptr,
+                               x.tiles.count > 1 ? Ahead::of_tile(data + num_bytes, num_bytes, tile, end - begin)
+                                                 : Ahead{data, 0},
+                               sums + offset,
+                               partials + offset};
+            if (expands)
+                with_height(height, IntTile<Codes4Bytes>{part});
+            else
+                with_height(height, IntTile<Codes>{part});
+        }
+        data += num_bytes;
+    }
+}
 
 template <class Codes>
 static void run_int(const Linear& weight, const LinearCall& call, const Slice& slice) {
     if (call.rows <= 0) return;
-    Tiles tiles = tiles_of(call.rows);
-    Quantized x = quantized_in(call.scratch, weight, tiles);
-    quantize(weight, call, tiles, slice, x);
+    const Tiles tiles = tiles_of(call.rows);
+    const Quantized x = quantized_in(call.scratch, weight, int_blocks(weight, tiles), tiles);
+    quantize(weight, call, slice, x);
     slice.barrier();
-    Pieces pieces = pieces_of(weight, tiles);
-    Range part = slice.part(pieces.count());
-    const int64_t panel_bytes = words_of(weight.k, Codes::steps) * 4 * panel_width;
+    const Pieces pieces = pieces_of(weight, tiles);
+    const Range part = slice.part(pieces.count());
     alignas(64) float sums[max_block_rows * panel_width];
     for (int64_t i = part.begin; i < part.end; ++i) {
-        Piece piece = pieces.at(i);
-        const std::byte* data = weight.data + piece.panel * panel_bytes;
-        GroupScales scales = group_scales(weight, piece.panel);
-        for (int64_t tile = 0; tile < piece.tiles; ++tile)
-            with_height(tiles.height, IntTile<Codes>{weight, data, scales, x.tile(piece.first_tile + tile),
-                                                     sums + tile * tiles.height * panel_width});
+        const Piece piece = pieces.at(i);
+        int_piece<Codes>(weight, x, piece, sums);
         finish(weight, call, piece, tiles, sums);
     }
 }

@@ -32,8 +32,9 @@ static int64_t multiply_cached(bool integers, int64_t rounds) {
         for (int64_t column = 0; column < panel_width; column += tile_columns) {
             if (integers) {
                 inative acc[max_tile_rows][tile_vectors] = {};
-                group_sums<Codes8, max_tile_rows>(reinterpret_cast<const std::byte*>(data + column), words,
-                                                  reinterpret_cast<const int32_t*>(x), acc);
+                Ahead none{nullptr, 0};
+                add_products<Codes8, max_tile_rows>(reinterpret_cast<const std::byte*>(data + column), words,
+                                                    reinterpret_cast<const int32_t*>(x), none, acc);
                 for (int r = 0; r < max_tile_rows; ++r)
                     for (int c = 0; c < tile_vectors; ++c)
                         store(sums + r * panel_width + column + c * native_lanes, acc[r][c]);

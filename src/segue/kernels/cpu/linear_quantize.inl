@@ -8,38 +8,28 @@ namespace segue::SEGUE_ISA {
 
 typedef int8_t i8x16 __attribute__((vector_size(16)));
 
-// Words of 32 bits that hold k codes, `steps` groups of 4 inputs in each.
-SEGUE_INLINE int64_t words_of(int64_t k, int steps) { return (k + 4 * steps - 1) / (4 * steps); }
+// The number of steps of 4 inputs that k inputs are filled up to: whole words of 4-bit codes.
+SEGUE_INLINE int64_t steps_of(int64_t k) { return (k + 7) / 8 * 2; }
 
-// R rows: words of 4 inputs [ceil(k / 8) * 2][R]; scales and sums of codes [groups][R].
-struct QuantizedTile {
-    const int32_t* inputs;
-    const float* scales;
-    const int32_t* sums;
-};
-
+// Steps are 4 inputs. Words [blocks][tiles][steps of the block][height]; scales and sums of codes [groups][height].
 struct Quantized {
-    int32_t* inputs;
+    int32_t* words;
     float* scales;
     int32_t* sums;
-    int64_t words, groups;
-    int height;
+    Blocks blocks;  // in steps
+    Tiles tiles;
+    int64_t groups;
 
-    QuantizedTile tile(int64_t index) const {
-        return {inputs + index * words * height, scales + index * groups * height, sums + index * groups * height};
-    }
+    // Of a tile's words from step `begin`, where a block begins.
+    const int32_t* words_of(int64_t begin, int64_t tile) const { return words + blocks.offset(begin, tile, tiles); }
+    int64_t group_offset(int64_t group, int64_t tile) const { return (tile * groups + group) * tiles.height; }
 };
 
-static inline Quantized quantized_in(std::byte* scratch, const Linear& weight, Tiles tiles) {
-    Quantized x{};
-    x.height = tiles.height;
-    x.words = words_of(weight.k, 2) * 2;
-    x.groups = weight.groups();
-    int64_t rows = tiles.count * tiles.height;
-    x.inputs = reinterpret_cast<int32_t*>(scratch);
-    x.scales = reinterpret_cast<float*>(scratch) + rows * x.words;
-    x.sums = reinterpret_cast<int32_t*>(x.scales + rows * x.groups);
-    return x;
+static inline Quantized quantized_in(std::byte* scratch, const Linear& weight, Blocks blocks, Tiles tiles) {
+    const int64_t rows = tiles.count * tiles.height, groups = weight.groups();
+    int32_t* words = reinterpret_cast<int32_t*>(scratch);
+    float* scales = reinterpret_cast<float*>(words + rows * blocks.inputs);
+    return {words, scales, reinterpret_cast<int32_t*>(scales + rows * groups), blocks, tiles, groups};
 }
 
 // 16 inputs of a row from `at` on; those from `end` on are zeros.
@@ -50,24 +40,33 @@ SEGUE_INLINE f32x16 inputs_at(const float* x, const int32_t* permutation, int64_
     return load<f32x16>(part);
 }
 
-// Inputs [begin, end) of a row: codes into words `stride` apart, of which words end at `words`. Returns their sum.
-static inline int32_t quantize_group(const float* x, const int32_t* permutation, int64_t begin, int64_t end,
-                                     int32_t* to, int64_t words, int64_t stride, float* scale) {
+// A row's inputs, in their order for the weight.
+struct Inputs {
+    const float* x;
+    const int32_t* permutation;
+    int64_t count;
+};
+
+static float largest_of(const Inputs& from, int64_t begin, int64_t end) {
     f32x16 largest{};
-    for (int64_t i = begin; i < end; i += lanes) largest = max(abs(inputs_at(x, permutation, i, end)), largest);
-    const float most = max_of(largest);
-    *scale = most / 127.0f;
-    const float inverse = most > 0.0f ? 127.0f / most : 0.0f;
+    for (int64_t i = begin; i < end; i += lanes)
+        largest = max(abs(inputs_at(from.x, from.permutation, i, end)), largest);
+    return max_of(largest);
+}
+
+// Inputs of steps [begin, end) → words `stride` apart. Returns the sum of their codes.
+static int32_t round_steps(
+    const Inputs& from, int64_t begin, int64_t end, float inverse, int32_t* to, int64_t stride) {
     constexpr float rounder = 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer in the low bits
+    const int64_t last = 4 * end < from.count ? 4 * end : from.count;
     i32x16 sum{};
-    for (int64_t i = begin; i < end; i += lanes) {
-        f32x16 shifted = inputs_at(x, permutation, i, end) * inverse + rounder;
+    for (int64_t step = begin; step < end; step += lanes / 4) {
+        f32x16 shifted = inputs_at(from.x, from.permutation, 4 * step, last) * inverse + rounder;
         i32x16 codes = bits_of<i32x16>(shifted) - bits_of<i32x16>(broadcast(rounder));
         sum += codes;
-        int32_t packed[lanes / 4];
-        store(packed, __builtin_convertvector(codes, i8x16));
-        for (int64_t word = i / 4; word < i / 4 + lanes / 4 && word < words; ++word)
-            to[word * stride] = packed[word - i / 4];
+        int32_t words[lanes / 4];
+        store(words, __builtin_convertvector(codes, i8x16));
+        for (int64_t i = 0; i < lanes / 4 && step + i < end; ++i) to[(step + i - begin) * stride] = words[i];
     }
     int32_t total = 0, part[lanes];
     store(part, sum);
@@ -75,25 +74,33 @@ static inline int32_t quantize_group(const float* x, const int32_t* permutation,
     return total;
 }
 
-// All rows of the call into `to`; each slice does a part of them.
+// One row's group of steps [begin, end), which may lie in several blocks.
+static void quantize_group(const Inputs& from, int64_t row, int64_t group, int64_t begin, int64_t end, Quantized& to) {
+    const int64_t tile = row / to.tiles.height, r = row % to.tiles.height, at = to.group_offset(group, tile) + r;
+    const float most = largest_of(from, 4 * begin, 4 * end < from.count ? 4 * end : from.count);
+    const float inverse = most > 0.0f ? 127.0f / most : 0.0f;
+    int32_t sum = 0;
+    while (begin < end) {
+        int64_t block = begin / to.blocks.size * to.blocks.size, last = block + to.blocks.size;
+        if (last > end) last = end;
+        int32_t* words = to.words + to.blocks.offset(block, tile, to.tiles) + (begin - block) * to.tiles.height + r;
+        sum += round_steps(from, begin, last, inverse, words, to.tiles.height);
+        begin = last;
+    }
+    to.scales[at] = most / 127.0f;
+    to.sums[at] = sum;
+}
+
+// All rows of the call into `to`, and zeros into the rows that fill up the last tile; each slice does a part of them.
 static __attribute__((noinline)) void quantize(
-    const Linear& weight, const LinearCall& call, Tiles tiles, const Slice& slice, const Quantized& to) {
-    Range part = slice.part(tiles.count * tiles.height);
+    const Linear& weight, const LinearCall& call, const Slice& slice, Quantized to) {
+    const Range part = slice.part(to.tiles.count * to.tiles.height);
+    const int64_t group_steps = weight.group / 4;
     for (int64_t row = part.begin; row < part.end; ++row) {
-        int64_t tile = row / tiles.height, r = row % tiles.height;
-        int32_t* inputs = to.inputs + tile * to.words * tiles.height + r;
+        const Inputs from{call.x + row * call.x_stride, weight.permutation, row < call.rows ? weight.k : 0};
         for (int64_t group = 0; group < to.groups; ++group) {
-            int64_t at = (tile * to.groups + group) * tiles.height + r;
-            int64_t begin = group * weight.group, end = begin + weight.group < weight.k ? begin + weight.group : weight.k;
-            int64_t words = group + 1 < to.groups ? end / 4 : to.words;
-            if (row < call.rows) {
-                const float* x = call.x + row * call.x_stride;
-                to.sums[at] = quantize_group(x, weight.permutation, begin, end, inputs, words, tiles.height, to.scales + at);
-            } else {
-                for (int64_t word = begin / 4; word < words; ++word) inputs[word * tiles.height] = 0;
-                to.scales[at] = 0.0f;
-                to.sums[at] = 0;
-            }
+            int64_t begin = group * group_steps, end = begin + group_steps;
+            quantize_group(from, row, group, begin, end < to.blocks.inputs ? end : to.blocks.inputs, to);
         }
     }
 }
