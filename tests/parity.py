@@ -5,6 +5,7 @@ every way a request can run (alone, in a mixed batch of 16, in prefill chunks of
 after preemption) and compares greedy ids over 40 tokens and logits with ``transformers``.
 """
 
+import copy
 import random
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -18,9 +19,11 @@ import transformers
 from segue.core.request import Request, SamplingParams, StopCriteria
 from segue.engine.config import EngineConfig
 from segue.engine.engine import Engine
+from segue.kernels import cpu
 from segue.runner.build import ModelFacts, build_runner
 from segue.runner.config import RunnerConfig
 from segue.runner.model_runner import ModelRunner
+from segue.runner.native_model import NativeModel
 
 NUM_NEW_TOKENS = 40
 TOLERANCE = 1e-4
@@ -84,9 +87,30 @@ def save_talkative_model(
         for gain, embedding_std in SCALES:
             model = save_random_model(config, folder, seed=seed + attempt, gain=gain, embedding_std=embedding_std)
             expected = [reference_ids(model, prompt) for prompt in prompts]
-            if len({token for ids, _ in expected for token in ids}) > 6:
+            if len({token for ids, _ in expected for token in ids}) <= 6:
+                continue
+            # transformers rotates by the base of a whole pass where rope is dynamic: one pass is not what it generated
+            if '"dynamic"' in config.to_json_string() or _own_error(model, prompts, expected) < TOLERANCE / 4:
                 return expected
     raise AssertionError("every random model of this config says too little to prove anything")
+
+
+def _own_error(model: Any, prompts: Seq[Seq[int]], expected: list[tuple[list[int], list[torch.Tensor]]]) -> float:
+    """How far rounding alone takes ``transformers``' logits from those in float64.
+
+    Some random models amplify rounding so much that two right implementations differ by more than the tolerance.
+    """
+    exact = copy.deepcopy(model).double()
+    worst = 0.0
+    for prompt, (ids, logits) in zip(prompts, expected, strict=True):
+        if model.config.is_encoder_decoder:
+            start = [model.generation_config.decoder_start_token_id or model.config.decoder_start_token_id]
+            given = {"input_ids": torch.tensor([list(prompt)]), "decoder_input_ids": torch.tensor([start + ids[:-1]])}
+        else:
+            given = {"input_ids": torch.tensor([[*prompt, *ids[:-1]]])}
+        rows = exact(**given).logits[0, -len(ids) :]
+        worst = max(worst, (rows - torch.stack(logits)).abs().max().item())
+    return worst
 
 
 def reference_ids(model: Any, prompt: Seq[int]) -> tuple[list[int], list[torch.Tensor]]:
@@ -130,6 +154,8 @@ class Served:
                 max_batch_total_tokens=num_blocks * BLOCK_SIZE,
             )
         )
+        if device == "cpu" and cpu.is_available() and '"dynamic"' not in (folder / "config.json").read_text("utf-8"):
+            assert isinstance(runner.model, NativeModel) or not runner.model.is_recordable, "no native program"
         self.recorder = Recorder(runner)
         self.engine = Engine(
             EngineConfig(
