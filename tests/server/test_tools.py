@@ -429,7 +429,10 @@ async def test_tool_results_reach_the_template_with_their_ids(serve: Serve) -> N
     [
         ({"parameters": 5}, "grammar is not valid: `parameters` of the function f must be an object"),
         ({"parameters": "{"}, "grammar is not valid: "),
-        ({"parameters": {"properties": {"a": {"type": "no such"}}}}, "cannot compile regex from schema: "),
+        (
+            {"parameters": {"properties": {"a": {"type": "nix"}}}},
+            "cannot compile regex from schema: Invalid type: nix",
+        ),
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"chat_template": QWEN}])
@@ -438,7 +441,9 @@ async def test_C11_bad_functions(serve: Serve, function: dict[str, Any], text: s
     tools = [{"type": "function", "function": {"name": "f", **function}}]
     reply = await app.post(PATH, chat(tools=tools, tool_choice="required"))
     assert reply.status_code == 422
-    assert reply.json()["error"]["message"].startswith(f"Input validation error: {text}")
+    message = reply.json()["error"]["message"]
+    assert message.startswith(f"Input validation error: {text}")
+    assert "nix" not in text or message.endswith(text)
 
 
 @pytest.mark.parametrize("options", [{}, {"chat_template": QWEN}])

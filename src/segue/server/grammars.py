@@ -5,6 +5,7 @@ expression is compiled by the engine alone: as in TGI, a wrong one fails its gen
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -131,21 +132,25 @@ def _num_pattern_chars(value: object) -> int:
 def _fault(source: str) -> str | None:
     from llguidance import LLMatcher
 
-    return _compile_fault(lambda: LLMatcher.grammar_from_json_schema(source, overrides=JSON_OPTIONS))
+    return (
+        fault_text(_compile_fault(lambda: LLMatcher.grammar_from_json_schema(source, overrides=JSON_OPTIONS))) or None
+    )
 
 
 @lru_cache(MAX_CACHED)
 def _lark_fault(source: str) -> str | None:
+    """In the words that the schema at fault would have alone: the grammar around it is not the caller's."""
     from llguidance import LLMatcher
 
-    return _compile_fault(lambda: LLMatcher.grammar_from_lark(source))
+    text = _compile_fault(lambda: LLMatcher.grammar_from_lark(source))
+    lines = text.rpartition("failed to compile JSON schema: ")[2].splitlines()
+    return fault_text("\n".join(line for line in lines if not re.match(r" *(\d+ \||\^)", line))) or None
 
 
-def _compile_fault(grammar: Callable[[], str]) -> str | None:
+def _compile_fault(grammar: Callable[[], str]) -> str:
     from llguidance import LLMatcher, LLParserLimits
 
     try:
-        text = LLMatcher.validate_grammar(grammar(), limits=LLParserLimits(**PARSER_LIMITS))
+        return str(LLMatcher.validate_grammar(grammar(), limits=LLParserLimits(**PARSER_LIMITS)))
     except ValueError as error:
-        text = str(error)
-    return fault_text(text) or None
+        return str(error)
