@@ -150,6 +150,6 @@ def test_the_engine_does_not_outlive_its_parent(tiny_llama: Path, tmp_path: Path
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
 )
 def test_openmp_waits_shortly_unless_told_otherwise(variables: dict[str, str], spin: str | None) -> None:
-    made = engine_process._engine_environment({"PATH": "/bin"} | variables)
+    made = engine_process.engine_environment({"PATH": "/bin"} | variables)
     assert made.get("GOMP_SPINCOUNT") == spin
     assert made["PATH"] == "/bin"

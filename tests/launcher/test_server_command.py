@@ -1,5 +1,6 @@
 """``text-generation-server``: its commands' options. Whole engines are in tests/e2e, the weights' work beside it."""
 
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -93,7 +94,7 @@ def converter(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls: Calls = []
     module = ModuleType("segue.quantization.convert")
     module.quantize_checkpoint = lambda *a, **k: calls.append((a, k))  # type: ignore[attr-defined]
-    monkeypatch.setattr("segue.launcher.quantize.importlib.import_module", lambda name: module)
+    monkeypatch.setitem(sys.modules, "segue.quantization.convert", module)
     return calls
 
 
@@ -116,10 +117,7 @@ def test_B1_quantize(converter: Calls, tmp_path: Path) -> None:
 def test_B1_quantize_without_the_converter(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing(name: str) -> ModuleType:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    monkeypatch.setattr("segue.launcher.quantize.importlib.import_module", missing)
+    monkeypatch.setitem(sys.modules, "segue.quantization.convert", None)
     assert server_command.main(["quantize", str(tmp_path), "out"]) == 1
     assert "quantized checkpoints come with issue 4" in capsys.readouterr().err
 

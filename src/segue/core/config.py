@@ -16,7 +16,16 @@ from urllib.parse import urlsplit
 from segue.core.errors import ConfigError
 from segue.core.options import OptionError, option, parse_size, resolve_options
 
-__all__ = ["ConnectConfig", "OptionError", "ServeConfig", "cache_folder", "environment", "resolve", "resolve_connect"]
+__all__ = [
+    "ConnectConfig",
+    "OptionError",
+    "ServeConfig",
+    "cache_folder",
+    "environment",
+    "extend_environment",
+    "resolve",
+    "resolve_connect",
+]
 
 DEFAULT_MODEL = "bigscience/bloom-560m"
 """Of ``text-generation-launcher`` without ``--model-id``."""
@@ -327,6 +336,11 @@ class ConnectConfig:
 def environment() -> dict[str, str]:
     """A copy of this process's environment."""
     return dict(os.environ)
+
+
+def extend_environment(variables: Mapping[str, str]) -> None:
+    """Set variables of this process, for libraries that read them when they are loaded."""
+    os.environ.update(variables)
 
 
 def cache_folder() -> Path:

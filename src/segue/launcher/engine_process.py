@@ -20,7 +20,7 @@ from segue.core.output import EngineInfo
 from segue.engine.remote import RemoteEngine
 from segue.launcher.engine_child import EngineTask, LoadFailed, LoadProgress, Report
 
-__all__ = ["EngineProcess", "EngineStartError", "EngineSupervisor"]
+__all__ = ["EngineProcess", "EngineStartError", "EngineSupervisor", "engine_environment"]
 
 MAX_FAILED_STARTS = 4
 """In a row, before the server gives up."""
@@ -53,7 +53,7 @@ class EngineProcess:
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, *safe_path, "-m", "segue.launcher.engine_child"],
             stdin=subprocess.PIPE,
-            env=_engine_environment(environment()),
+            env=engine_environment(environment()),
             pass_fds=(task.report_fd,),
             start_new_session=True,  # Ctrl-C is for the parent
         )
@@ -222,7 +222,7 @@ class EngineSupervisor:
         await self.process.stop()
 
 
-def _engine_environment(variables: dict[str, str]) -> dict[str, str]:
+def engine_environment(variables: dict[str, str]) -> dict[str, str]:
     """``variables``, with OpenMP's waiting made short unless they say how it should wait.
 
     libgomp's threads spin for milliseconds between two operators. Where this process or any other wants the core, the

@@ -5,11 +5,11 @@ import logging
 import signal
 import time
 
-from segue.core.config import ServeConfig
+from segue.core.config import ServeConfig, environment, extend_environment
 from segue.core.errors import ConfigError, EngineDeadError
 from segue.launcher.download import find_model
 from segue.launcher.engine_child import build_engine
-from segue.launcher.engine_process import EngineStartError
+from segue.launcher.engine_process import EngineStartError, engine_environment
 from segue.launcher.processes import EngineLostError, Interrupted, stoppable
 from segue.launcher.shard_socket import ShardSocket
 from segue.launcher.speculation import with_draft_folder
@@ -45,6 +45,7 @@ def _serve(config: ServeConfig, place: ShardSocket, stop_signals: list[signal.Si
     if config.otlp_endpoint is not None:
         logger.warning("Traces, the engine's times in them, are exported by the router: give --otlp-endpoint to it")
     started = time.monotonic()
+    extend_environment(engine_environment(environment()))  # before torch is loaded
     source = find_model(config)
     config = with_draft_folder(config)
     logger.info("Starting shard rank=0: %s in %s", source.model_id, source.folder)
