@@ -22,6 +22,7 @@ __all__ = [
     "pack_quantized",
     "quantize_checkpoint",
     "round_to_nearest",
+    "words",
 ]
 
 Packed = tuple[dict[str, Tensor], Tensor]
@@ -98,7 +99,7 @@ def round_to_nearest(
     return Rounded(codes, scales, zeros, groups.int())
 
 
-def _words(codes: Tensor, bits: int, order: tuple[int, ...] | None = None) -> Tensor:
+def words(codes: Tensor, bits: int, order: tuple[int, ...] | None = None) -> Tensor:
     """[a, b] → int32 [a, ceil(b · bits / 32)]: the codes of a row after each other, the first in the lowest bits.
 
     ``order``: which of a word's codes comes first, second, …
@@ -122,8 +123,8 @@ def _words(codes: Tensor, bits: int, order: tuple[int, ...] | None = None) -> Te
 def gptq(rounded: Rounded, bits: int, *, version: int = 1, with_g_idx: bool = True) -> Packed:
     stored_zeros = (rounded.zeros - 1) % 2**bits if version == 1 else rounded.zeros
     leaves = {
-        "qweight": _words(rounded.codes, bits).t(),
-        "qzeros": _words(stored_zeros.t(), bits),
+        "qweight": words(rounded.codes, bits).t(),
+        "qzeros": words(stored_zeros.t(), bits),
         "scales": rounded.scales.t(),
     }
     if with_g_idx:
@@ -134,8 +135,8 @@ def gptq(rounded: Rounded, bits: int, *, version: int = 1, with_g_idx: bool = Tr
 def awq(rounded: Rounded) -> Packed:
     order = (0, 2, 4, 6, 1, 3, 5, 7)
     leaves = {
-        "qweight": _words(rounded.codes.t(), 4, order),
-        "qzeros": _words(rounded.zeros.t(), 4, order),
+        "qweight": words(rounded.codes.t(), 4, order),
+        "qzeros": words(rounded.zeros.t(), 4, order),
         "scales": rounded.scales.t(),
     }
     return leaves, rounded.weight()
@@ -143,12 +144,12 @@ def awq(rounded: Rounded) -> Packed:
 
 def pack_quantized(rounded: Rounded, bits: int, *, symmetric: bool, with_g_idx: bool = False) -> Packed:
     leaves = {
-        "weight_packed": _words(rounded.codes, bits),
+        "weight_packed": words(rounded.codes, bits),
         "weight_scale": rounded.scales,
         "weight_shape": torch.tensor(rounded.codes.shape),
     }
     if not symmetric:
-        leaves["weight_zero_point"] = _words(rounded.zeros.t(), bits).t()
+        leaves["weight_zero_point"] = words(rounded.zeros.t(), bits).t()
     if with_g_idx:
         leaves["weight_g_idx"] = rounded.groups
     return leaves, rounded.weight()

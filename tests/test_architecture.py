@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine",
         "models",
         "protocol",
+        "quantization",
         "runner",
         "samples",
         "server",

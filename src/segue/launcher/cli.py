@@ -91,6 +91,20 @@ def _segue_parser() -> Parser:
     add_options(chat, ConnectConfig)
     chat.set_defaults(run=_chat)
 
+    from segue.launcher.quantize_command import SHARED_OPTIONS, QuantizeCommandOptions
+
+    quantize = commands.add_parser(
+        "quantize",
+        help="write a checkpoint with weights in few bits",
+        usage="segue quantize MODEL OUTPUT [OPTIONS]",
+        description="Round MODEL's weights, write the result to the new folder OUTPUT and say what that changed.",
+    )
+    quantize.add_argument("model", metavar="MODEL", help="a folder, a name on the Hub, or a sample")
+    quantize.add_argument("output", metavar="OUTPUT", help="a folder that does not exist or is empty")
+    add_options(quantize, QuantizeCommandOptions)
+    add_options(quantize, ServeConfig, SHARED_OPTIONS)
+    quantize.set_defaults(run=_quantize)
+
     from segue.conformance import cli as conformance
     from segue.conformance.options import CheckOptions
     from segue.containers.cli import add_commands
@@ -154,6 +168,14 @@ def _chat(namespace: argparse.Namespace) -> None:
 
     options = talk.ChatOptions(**given_options(namespace, talk.ChatOptions))
     talk.chat(options, resolve_connect(given_options(namespace, ConnectConfig)))
+
+
+def _quantize(namespace: argparse.Namespace) -> None:
+    from segue.launcher.quantize_command import QuantizeCommandOptions, quantize
+
+    options = resolve_options(QuantizeCommandOptions, given_options(namespace, QuantizeCommandOptions), {}, {})
+    config = resolve({**given_options(namespace, ServeConfig), "model_id": namespace.model})
+    quantize(config, namespace.output, options)
 
 
 def _check(namespace: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from segue.benchmark.options import BenchmarkOptions
 from segue.core.config import ConnectConfig, ServeConfig
 from segue.core.options import Option, option_table
 from segue.launcher.arguments import default_text
+from segue.launcher.quantize_command import SHARED_OPTIONS, QuantizeCommandOptions
 from segue.launcher.router_command import ROUTER_DEFAULTS, ROUTER_OPTIONS, RouterConfig
 from segue.launcher.server_command import (
     DOWNLOAD_OPTIONS,
@@ -32,6 +33,7 @@ Made by `python -m segue.launcher.cli_page`; a test compares.
 | `segue serve [MODEL]` | serves a folder in Hugging Face layout, a model of the Hub, or (default) `sample-chat` |
 | `segue generate "PROMPT"` | streams one generation of a running server to the terminal |
 | `segue chat` | talks with a running server |
+| `segue quantize MODEL OUTPUT` | writes a checkpoint with weights in few bits, and measures its perplexity |
 | `segue env` | prints the runtime environment, for bug reports |
 | `text-generation-launcher` | `segue serve` with TGI's command line: the model is `--model-id` |
 | `text-generation-server serve MODEL_ID` | an engine without HTTP |
@@ -65,6 +67,9 @@ def cli_page() -> str:
         sections.append(f"## Options of `{command}`\n")
         for config_class in config_classes:
             sections += _sections(config_class, "###")
+    sections.append("## Options of `segue quantize`\n")
+    sections += _sections(QuantizeCommandOptions, "###")
+    sections += _sections(ServeConfig, "###", SHARED_OPTIONS)
     sections.append(_SHARED)
     sections.append("## Options of `text-generation-router`\n")
     sections += _sections(RouterConfig, "###")

@@ -20,10 +20,12 @@ from segue.kernels.rounding import Rounding
 from segue.quantization.base import CheckpointFormat, grouped_weight
 from segue.quantization.int32 import order_by_group, unpack
 
-__all__ = ["HEAD_KEY", "CompressedTensors", "Scheme"]
+__all__ = ["HEAD_KEY", "HEAD_KINDS", "CompressedTensors", "Scheme"]
 
 HEAD_KEY = "segue_tied_head"
-"""In ``quantization_config``: how a head that is tied to the embeddings was measured; ``int8`` or absent."""
+"""In ``quantization_config``: what a head that is tied to the embeddings, and so stored in floats, is rounded to."""
+HEAD_KINDS: dict[Kind, str] = {"i8": "w8a8", "i8w": "w8a16"}
+"""Its values."""
 
 _STRATEGIES = ("tensor", "channel", "group")
 
@@ -86,8 +88,10 @@ class CompressedTensors(CheckpointFormat):
         if not groups:
             raise ConfigError("compressed-tensors: the config has no `config_groups`")
         schemes = [Scheme.from_config(name, group, int8_activations) for name, group in groups.items()]
-        head: Kind = "i8w" if int8_activations is False else "i8"
-        return cls(tuple(schemes), head if config.get(HEAD_KEY) == "int8" else None)
+        head = next((kind for kind, name in HEAD_KINDS.items() if name == config.get(HEAD_KEY)), None)
+        if head is not None and int8_activations is not None:
+            head = "i8" if int8_activations else "i8w"
+        return cls(tuple(schemes), head)
 
     @property
     def head_rounding(self) -> Rounding | None:

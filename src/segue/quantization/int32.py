@@ -5,7 +5,7 @@ from torch import Tensor
 
 from segue.core.errors import ConfigError
 
-__all__ = ["order_by_group", "unpack"]
+__all__ = ["order_by_group", "pack", "unpack"]
 
 
 def unpack(packed: Tensor, bits: int, dim: int, order: tuple[int, ...] | None = None) -> Tensor:
@@ -38,3 +38,13 @@ def order_by_group(module: str, g_idx: Tensor, group: int) -> Tensor | None:
     if not torch.equal(groups, places // group):
         raise ConfigError(f"{module}: g_idx does not give each group its {group} inputs")
     return order
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """uint8 codes [a, b] → int32 [a, ceil(b · ``bits`` / 32)]; the last word is filled up with 0."""
+    count = 32 // bits
+    padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % count))
+    words = torch.zeros(codes.shape[0], padded.shape[1] // count, dtype=torch.int32, device=codes.device)
+    for place in range(count):
+        words |= padded[:, place::count].to(torch.int32) << (bits * place)
+    return words
