@@ -5,8 +5,8 @@
 Copies of each weight are together larger than the caches, so that small batches read them from memory. A line gives
 microseconds a product, GB/s of packed bytes and GFLOP/s, each with its part of what this machine can do (bytes from
 memory, multiply-adds on cached data: float32 for float activations, int8 for integer ones), and how many times faster
-than PyTorch's float32 products (F.linear, and oneDNN on prepacked weights) it was. Times are the 5th percentile of many, since the
-machine may be busy.
+than PyTorch's float32 products (F.linear, and oneDNN on prepacked weights) it was. Times are the 5th percentile of
+many, since the machine may be busy.
 """
 
 import argparse
@@ -99,7 +99,8 @@ def measure(kind: str, shape: str, rows: int, options: argparse.Namespace) -> fl
     limits: Bounds = options.bounds
     gigabytes, gigaflop = first.num_bytes / took / 1e9, 2 * rows * n * k / took / 1e9
     peak = limits.int_op_per_s if kind.startswith(("i8", "i4")) and kind[-1] != "w" else limits.flop_per_s
-    line = f"{kind:>8} {shape:>14} {rows:5} {took * 1e6:9.1f} us {gigabytes:6.1f} GB/s {gigabytes * 1e9 / limits.bytes_per_s:5.2f}"
+    line = f"{kind:>8} {shape:>14} {rows:5} {took * 1e6:9.1f} us"
+    line += f" {gigabytes:6.1f} GB/s {gigabytes * 1e9 / limits.bytes_per_s:5.2f}"
     line += f" {gigaflop:7.0f} GFLOP/s {gigaflop * 1e9 / peak:5.2f}"
     if options.torch:
         peers = [torch.randn(n, k) for _ in range(max(1, min(copies, options.megabytes * 1024**2 // (4 * n * k))))]

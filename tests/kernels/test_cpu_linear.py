@@ -1,6 +1,8 @@
 """Native matrix products beside float64 ones, on every instruction set that the processor has."""
 
+import mmap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -295,3 +297,41 @@ def test_wrong_integers_are_refused() -> None:
         quantize(numbers(1, 8, 32), "i8", has_zeros=True)
     with pytest.raises(ValueError, match="only i4w"):
         quantize(numbers(1, 8, 32), "i4", table=NF4)
+
+
+@pytest.mark.parametrize("kind", ["f32", "bf16", "i8", "i4", "i4w"])
+def test_bytes_in_a_mapped_file_are_the_weight(kind: str, tmp_path: Path) -> None:
+    weight, bias, x = numbers(1, 50, 72), numbers(2, 50), numbers(3, 4, 72)
+    if kind in DTYPES:
+        packed = pack_float(weight, bias, kind=kind, gated=True)  # type: ignore[arg-type]
+    else:
+        table = NF4 if kind == "i4w" else None
+        packed = quantize(weight, kind, group=24, table=table, bias=bias, gated=True)  # type: ignore[arg-type]
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(64) + memoryview(packed))
+    assert memoryview(packed).nbytes == packed.num_bytes
+    assert memoryview(packed).readonly
+    with path.open("rb") as file:
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    again = _native.PackedLinear.from_buffer(view[64:])
+    del view
+    assert (again.kind, again.n, again.k, again.group, again.gated) == (kind, 50, 72, packed.group, True)
+    assert torch.equal(linear(x, again, activation="silu"), linear(x, packed, activation="silu"))
+
+
+def test_other_bytes_are_no_weight() -> None:
+    whole = memoryview(pack_float(numbers(1, 32, 64)))
+    with pytest.raises(ValueError, match="cut off"):
+        _native.PackedLinear.from_buffer(whole[:-64])
+    with pytest.raises(ValueError, match="longer"):
+        _native.PackedLinear.from_buffer(whole[:100])
+    with pytest.raises(ValueError, match="not a packed weight"):
+        _native.PackedLinear.from_buffer(whole[64:])
+    shifted = bytearray(whole.nbytes + 128)
+    address = torch.frombuffer(shifted, dtype=torch.uint8).data_ptr()
+    start = (65 - address) % 64
+    shifted[start : start + whole.nbytes] = whole
+    with pytest.raises(ValueError, match="multiple of 64"):
+        _native.PackedLinear.from_buffer(memoryview(shifted)[start:])
+    with pytest.raises(TypeError):
+        _native.PackedLinear.from_buffer(1)

@@ -110,6 +110,30 @@ Packed bind_pack_codes(const std::string& kind, uintptr_t codes, uintptr_t scale
     return pack_codes(format, given, n, k, pointer<const float>(bias), gated);
 }
 
+// memoryview(packed): its bytes, read-only, which keep it alive.
+int get_buffer(PyObject* self, Py_buffer* view, int flags) {
+    const Packed* packed = nb::inst_ptr<Packed>(self);
+    return PyBuffer_FillInfo(view, self, const_cast<std::byte*>(packed->bytes),
+                             static_cast<Py_ssize_t>(packed->num_bytes), 1, flags);
+}
+
+PyType_Slot buffer_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(get_buffer)}, {0, nullptr}};
+
+// A weight in the memory of `object`, such as a mapped file, which it keeps.
+Packed bind_from_buffer(nb::handle object) {
+    auto* view = new Py_buffer;
+    if (PyObject_GetBuffer(object.ptr(), view, PyBUF_SIMPLE) != 0) {
+        delete view;
+        throw nb::python_error();
+    }
+    std::shared_ptr<const void> memory(view->buf, [view](const void*) {
+        nb::gil_scoped_acquire held;
+        PyBuffer_Release(view);
+        delete view;
+    });
+    return packed_of(static_cast<const std::byte*>(view->buf), static_cast<size_t>(view->len), memory);
+}
+
 // Grows and stays: products of one thread follow each other.
 std::byte* scratch_of(size_t num_bytes) {
     static thread_local struct Scratch {
@@ -150,7 +174,8 @@ void bind_run(const Packed& packed, uintptr_t x, int64_t x_stride, int64_t rows,
 }  // namespace
 
 void bind_linear(nb::module_& module) {
-    nb::class_<Packed>(module, "PackedLinear")
+    nb::class_<Packed>(module, "PackedLinear", nb::type_slots(buffer_slots))
+        .def_static("from_buffer", &bind_from_buffer, nb::arg("buffer"))
         .def_static("pack_float", &bind_pack_float, nb::arg("kind"), nb::arg("weight"), nb::arg("dtype"),
                     nb::arg("stride"), nb::arg("n"), nb::arg("k"), nb::arg("bias") = 0, nb::arg("gated") = false)
         .def_static("quantize", &bind_quantize, nb::arg("kind"), nb::arg("weight"), nb::arg("dtype"), nb::arg("stride"),
