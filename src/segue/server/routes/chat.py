@@ -36,7 +36,7 @@ from segue.text.chat_template import ChatTemplate, cut_after_final_message
 from segue.text.messages import template_messages
 from segue.text.tool_formats import find_format, needs_short_ids
 
-__all__ = ["chat_ask", "chat_completions", "chat_tokenize", "chat_turn", "run_chat"]
+__all__ = ["chat_ask", "chat_completions", "chat_prompt", "chat_tokenize", "chat_turn", "run_chat"]
 
 
 async def chat_completions(server: Server, request: Request) -> ASGIApp:
@@ -98,11 +98,16 @@ async def chat_ask(server: Server, body: ChatRequest) -> Ask:
     return (await chat_turn(server, body)).ask
 
 
+async def chat_prompt(server: Server, body: ChatRequest) -> str:
+    """The prompt that the messages, and the functions, become. Raises RequestError."""
+    return await _prompt(server, body, _offer(server, body))
+
+
 async def chat_tokenize(server: Server, request: Request) -> ASGIApp:
     """The prompt that the messages become, and its tokens."""
     body = await read_json(request, ChatRequest, server.config.payload_limit)
     server.metrics.request_count.add()
-    prompt = await _prompt(server, body, _offer(server, body))
+    prompt = await chat_prompt(server, body)
     tokens = await server.encode_with_offsets(prompt, add_special_tokens=False)
     return json_reply({"tokenize_response": tokens, "templated_text": prompt})
 

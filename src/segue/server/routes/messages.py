@@ -24,7 +24,7 @@ from segue.server.bodies import BodyError, read_json
 from segue.server.generation import timing_headers
 from segue.server.message_events import MessageEvents, MessageShape, message_error
 from segue.server.replies import error_reply, json_reply
-from segue.server.routes.chat import chat_ask, chat_turn
+from segue.server.routes.chat import chat_prompt, chat_turn
 from segue.server.state import Server
 from segue.server.stream import EventStream, unless_client_leaves
 from segue.server.tools import Reading, Turn, answer_turn, stream_turn
@@ -63,8 +63,8 @@ async def _messages(server: Server, request: Request) -> ASGIApp:
 
 async def _count_tokens(server: Server, request: Request) -> ASGIApp:
     body = await read_json(request, CountTokensRequest, server.config.payload_limit)
-    ask = await chat_ask(server, _as_chat(body))
-    return json_reply({"input_tokens": len(await server.encode(ask.inputs, add_special_tokens=False))})
+    prompt = await chat_prompt(server, _as_chat(body))
+    return json_reply({"input_tokens": len(await server.encode(prompt, add_special_tokens=False))})
 
 
 async def _with_errors(
