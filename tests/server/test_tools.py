@@ -366,6 +366,19 @@ async def test_C14_each_choice_chooses(serve: Serve) -> None:
     assert reasons == {0: "stop", 1: "tool_calls"}
 
 
+async def test_C14_a_function_of_that_name_that_must_be_called(serve: Serve) -> None:
+    app = serve(script=says(DECLINED))
+    body = {
+        "messages": USER,
+        "tools": [{"type": "function", "function": {"name": "no_tool"}}],
+        "tool_choice": "no_tool",
+    }
+    assert (await message_of(app, body))["tool_calls"][0]["function"]["name"] == "no_tool"
+    first, *_, last = await chunks_of(app, body)
+    assert first["delta"]["tool_calls"][0]["function"]["name"] == "no_tool"
+    assert last["finish_reason"] == "tool_calls"
+
+
 async def test_C15_usage_of_a_call(serve: Serve) -> None:
     app = serve(script=says(HERMES), chat_template=QWEN)
     reply = (await app.post(PATH, chat())).json()

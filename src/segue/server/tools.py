@@ -93,7 +93,7 @@ class ToolOffer:
     def parser(self, *, is_gradual: bool) -> CallParser:
         """For one answer."""
         if self.format is None:
-            return ForcedParser(is_gradual=is_gradual)
+            return ForcedParser(is_gradual=is_gradual, may_decline=self.may_decline)
         names = {each.name for each in self.functions}
         return NativeParser(self.format, names, is_gradual=is_gradual, allows_many=self.allows_many)
 

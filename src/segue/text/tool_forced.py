@@ -64,14 +64,15 @@ def _reference(name: str) -> str:
 
 
 class ForcedParser:
-    """Reads TGI's form of a call; a call of ``no_tool`` says nothing.
+    """Reads TGI's form of a call; where it ``may_decline``, a call of ``no_tool`` says nothing.
 
     With ``is_gradual`` the call is given out while it is written, else when it is complete; what is none is text.
     """
 
-    def __init__(self, *, is_gradual: bool) -> None:
+    def __init__(self, *, is_gradual: bool, may_decline: bool = True) -> None:
         self.is_declined = False
         """The model chose ``no_tool``."""
+        self._may_decline = may_decline
         self._is_gradual = is_gradual
         self._scanner = JsonScanner()
         self._name: str | None = None
@@ -151,7 +152,7 @@ class ForcedParser:
         if scanner.place is Place.END or (head and self._name is None):
             return False
         self._raw.append(char)
-        if self._name == NO_TOOL:
+        if self._name == NO_TOOL and self._may_decline:
             self.is_declined = True
             self._raw.clear()
         elif self._name is not None:
