@@ -86,6 +86,7 @@ class CodePanel {
           group_words_(weight.group / Decoder::inputs),
           middle_(weight.kind == WeightKind::i4w && !weight.table ? 8.0f : 0.0f) {}
 
+    static constexpr bool has_pairs = Decoder::inputs == 8;
     static int64_t padded(int64_t k) { return words(k) * Decoder::inputs; }
 
     template <int R>
@@ -95,11 +96,32 @@ class CodePanel {
             load_sums<R>(acc, sums, false);
             const float* from = x;
             for (int64_t first = 0, group = 0; first < num_words_; first += group_words_, ++group) {
-                const int64_t left = num_words_ - first;
-                add_group<R>(acc, from, first, left < group_words_ ? left : group_words_, group, column);
-                from += group_words_ * Decoder::inputs * R;
+                const int64_t left = num_words_ - first, end = first + (left < group_words_ ? left : group_words_);
+                const Factors of = factors(group, column);
+                for (int64_t word = first; word < end; ++word, from += Decoder::inputs * R)
+                    add_word<R>(acc, from, word, of, column);
             }
             store_sums<R>(sums + column, acc);
+        }
+    }
+
+    // One row times this panel and the next: sums [2][panel_width]. Decoding keeps up with memory only where more chains
+    // of additions run beside each other than a panel of one row has.
+    void tile_pair(const float* x, float* sums) const {
+        for (int64_t column = 0; column < panel_width; column += tile_columns) {
+            fnative acc[2][1][tile_vectors] = {};
+            const CodePanel next = following();
+            const float* from = x;
+            for (int64_t first = 0, group = 0; first < num_words_; first += group_words_, ++group) {
+                const int64_t left = num_words_ - first, end = first + (left < group_words_ ? left : group_words_);
+                Factors of[2] = {factors(group, column), next.factors(group, column)};
+                for (int64_t word = first; word < end; ++word, from += Decoder::inputs) {
+                    add_word<1>(acc[0], from, word, of[0], column);
+                    next.template add_word<1>(acc[1], from, word, of[1], column);
+                }
+            }
+            store_sums<1>(sums + column, acc[0]);
+            store_sums<1>(sums + panel_width + column, acc[1]);
         }
     }
 
@@ -141,25 +163,41 @@ class CodePanel {
             store(to + j * panel_width, weight_at(codes, j, zero, scale));
     }
 
-    template <int R>
-    inline __attribute__((always_inline)) void add_group(fnative (&acc)[R][tile_vectors], const float* x, int64_t first,
-                                                         int64_t count, int64_t group, int64_t column) const {
-        fnative scale[tile_vectors], middle[tile_vectors];
+    struct Factors {
+        fnative scale[tile_vectors], zero[tile_vectors];
+    };
+
+    inline Factors factors(int64_t group, int64_t column) const {
+        Factors of;
         for (int c = 0; c < tile_vectors; ++c) {
-            scale[c] = scales_.scale(group * panel_width + column + c * native_lanes);
-            middle[c] = zero(group, column + c * native_lanes);
+            of.scale[c] = scales_.scale(group * panel_width + column + c * native_lanes);
+            of.zero[c] = zero(group, column + c * native_lanes);
         }
-        for (int64_t word = first; word < first + count; ++word, x += Decoder::inputs * R) {
-            unative codes[tile_vectors];
-            for (int c = 0; c < tile_vectors; ++c) codes[c] = word_at(word, column + c * native_lanes);
+        return of;
+    }
+
+    template <int R>
+    inline __attribute__((always_inline)) void add_word(
+        fnative (&acc)[R][tile_vectors], const float* x, int64_t word, const Factors& of, int64_t column) const {
+        unative codes[tile_vectors];
+        for (int c = 0; c < tile_vectors; ++c) codes[c] = word_at(word, column + c * native_lanes);
 #pragma GCC unroll 8
-            for (int j = 0; j < Decoder::inputs; ++j) {
-                fnative w[tile_vectors];
+        for (int j = 0; j < Decoder::inputs; ++j) {
+            fnative w[tile_vectors];
 #pragma GCC unroll 4
-                for (int c = 0; c < tile_vectors; ++c) w[c] = weight_at(codes[c], j, middle[c], scale[c]);
-                multiply_add<R>(acc, x + j * R, w);
-            }
+            for (int c = 0; c < tile_vectors; ++c) w[c] = weight_at(codes[c], j, of.zero[c], of.scale[c]);
+            multiply_add<R>(acc, x + j * R, w);
         }
+    }
+
+    CodePanel following() const {
+        CodePanel next = *this;
+        next.data_ += num_words_ * word_bytes;
+        const int64_t num_scales = (num_words_ + group_words_ - 1) / group_words_ * panel_width;
+        if (scales_.scales) next.scales_.scales += num_scales;
+        if (scales_.half_scales) next.scales_.half_scales += num_scales;
+        if (scales_.zeros) next.scales_.zeros += num_scales;
+        return next;
     }
 
     const std::byte* data_;

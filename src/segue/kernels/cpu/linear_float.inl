@@ -5,7 +5,8 @@
 //   tile<R>(x [padded k][R], sums [R][panel_width]): the product of the whole panel, decoding weights in registers;
 //   floats(begin, count, buffer): the weights of inputs [begin, begin + count) as floats [count][panel_width];
 //   at(begin): the address of what `floats` reads;
-//   padded(k): the number of inputs that it reads.
+//   padded(k): the number of inputs that it reads;
+//   has_pairs: whether it has tile_pair(x [padded k], sums [2][panel_width]) for one row, this panel and the next.
 #pragma once
 
 #include "linear_tile.inl"
@@ -79,6 +80,7 @@ class FloatPanel {
     FloatPanel(const Linear& weight, int64_t panel)
         : data_(reinterpret_cast<const Storage*>(weight.data) + panel * weight.k * panel_width), k_(weight.k) {}
 
+    static constexpr bool has_pairs = false;
     static int64_t padded(int64_t k) { return k; }
 
     template <int R>
@@ -182,7 +184,15 @@ static void run_float(const Linear& weight, const LinearCall& call, const Slice&
     const Pieces pieces = pieces_of(weight, tiles);
     const Range part = slice.part(pieces.count());
     alignas(64) float sums[max_block_rows * panel_width];
-    for (int64_t i = part.begin; i < part.end; ++i) {
+    int64_t i = part.begin;
+    if constexpr (Panel::has_pairs) {
+        for (; call.rows == 1 && i + 1 < part.end; i += 2) {
+            Panel(weight, i).tile_pair(x, sums);
+            finish(weight, call, {i, 0, 1}, tiles, sums);
+            finish(weight, call, {i + 1, 0, 1}, tiles, sums + panel_width);
+        }
+    }
+    for (; i < part.end; ++i) {
         Piece piece = pieces.at(i);
         float_piece(Panel(weight, piece.panel), blocks, tiles, piece, x, sums);
         finish(weight, call, piece, tiles, sums);

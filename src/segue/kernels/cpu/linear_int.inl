@@ -130,7 +130,7 @@ struct IntPart {
     const int32_t* x;       // alike
     GroupScales scales;     // of the panel
     const float* x_scales;  // of the tile
-    const int32_t* x_sums;
+    const int32_t* x_offsets;
     int64_t begin, end, group_steps, last;  // last: where the last group ends
     bool has_zeros;
     Ahead ahead;
@@ -143,40 +143,61 @@ template <int R>
 SEGUE_INLINE void add_group(
     const IntPart& part, int64_t group, int64_t column, const inative (&acc)[R][tile_vectors]) {
     const float* x_scales = part.x_scales + group * R;
-    const int32_t* x_sums = part.x_sums + group * R;
 #pragma GCC unroll 4
     for (int c = 0; c < tile_vectors; ++c) {
         const int64_t at = column + c * native_lanes;
         const fnative scale = part.scales.scale(group * panel_width + at);
-        const fnative zero = part.has_zeros ? part.scales.zero(group * panel_width + at) : fnative{};
+        fnative products[R];
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) products[r] = __builtin_convertvector(acc[r][c], fnative);
+        if (part.has_zeros) {
+            const fnative zero = part.scales.zero(group * panel_width + at);
+#pragma GCC unroll 12
+            for (int r = 0; r < R; ++r)
+                products[r] = fused(-zero, splat(bits_of<float>(part.x_offsets[group * R + r])), products[r]);
+        }
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
-            fnative sum = __builtin_convertvector(acc[r][c], fnative);
-            if (part.has_zeros) sum = fused(-zero, splat(static_cast<float>(x_sums[r])), sum);
             float* to = part.sums + r * panel_width + at;
-            fnative before = group == 0 ? fnative{} : load<fnative>(to);
-            store(to, fused(sum * x_scales[r], scale, before));
+            store(to, fused(products[r] * splat(x_scales[r]), scale, load<fnative>(to)));
         }
     }
 }
 
+// Into `acc`: what a group begins with, or goes on with.
+template <class Codes, int R>
+SEGUE_INLINE void begin_group(
+    const IntPart& part, int64_t group, bool continues, int64_t column, inative (&acc)[R][tile_vectors]) {
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < tile_vectors; ++c) {
+            const int32_t* partial = part.partials + r * panel_width + column + c * native_lanes;
+            if (continues)
+                acc[r][c] = load<inative>(partial);
+            else if (Codes::middle == 0 || part.has_zeros)
+                acc[r][c] = inative{};
+            else
+                acc[r][c] = splat(part.x_offsets[group * R + r]);
+        }
+}
+
 template <class Codes, int R>
 static void int_tile(IntPart part, int64_t column) {
-    const int32_t offset = part.has_zeros ? 0 : Codes::middle;
     const std::byte* data = part.data + 4 * column;
+    if (part.begin == 0) {
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r)
+            for (int c = 0; c < tile_vectors; ++c)
+                store(part.sums + r * panel_width + column + c * native_lanes, fnative{});
+    }
     for (int64_t step = part.begin; step < part.end;) {
         const int64_t group = step / part.group_steps;
         int64_t whole = (group + 1) * part.group_steps;
         if (whole > part.last) whole = part.last;
         const int64_t end = whole < part.end ? whole : part.end;
-        const bool continues = step > group * part.group_steps;
         inative acc[R][tile_vectors];
-#pragma GCC unroll 12
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-            for (int c = 0; c < tile_vectors; ++c)
-                acc[r][c] = continues ? load<inative>(part.partials + r * panel_width + column + c * native_lanes)
-                                      : splat(-offset * part.x_sums[group * R + r]);
+        begin_group<Codes, R>(part, group, step > group * part.group_steps, column, acc);
         const int64_t words = (end - step) / Codes::steps;
         add_products<Codes, R>(data, words, part.x, part.ahead, acc);
         data += words * 4 * panel_width;
@@ -245,7 +266,7 @@ static void int_piece(const Linear& weight, const Quantized& x, Piece piece, flo
                                x.words_of(begin, piece.first_tile + tile),
                                group_scales(weight, piece.panel),
                                x.scales + at,
-                               x.sums + at,
+                               x.offsets + at,
                                begin,
                                end,
                                weight.group / 4,
@@ -269,7 +290,7 @@ static void run_int(const Linear& weight, const LinearCall& call, const Slice& s
     if (call.rows <= 0) return;
     const Tiles tiles = tiles_of(call.rows);
     const Quantized x = quantized_in(call.scratch, weight, int_blocks(weight, tiles), tiles);
-    quantize(weight, call, slice, x);
+    quantize(weight, call, weight.zeros ? 0 : Codes::middle, slice, x);
     slice.barrier();
     const Pieces pieces = pieces_of(weight, tiles);
     const Range part = slice.part(pieces.count());

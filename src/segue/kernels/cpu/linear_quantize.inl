@@ -11,11 +11,13 @@ typedef int8_t i8x16 __attribute__((vector_size(16)));
 // The number of steps of 4 inputs that k inputs are filled up to: whole words of 4-bit codes.
 SEGUE_INLINE int64_t steps_of(int64_t k) { return (k + 7) / 8 * 2; }
 
-// Steps are 4 inputs. Words [blocks][tiles][steps of the block][height]; scales and sums of codes [groups][height].
+// Steps are 4 inputs. Words [blocks][tiles][steps of the block][height]; scales and offsets [groups][height].
 struct Quantized {
     int32_t* words;
     float* scales;
-    int32_t* sums;
+    // What a group's products begin with: -middle times the sum of the codes, where weights' codes are `middle` too
+    // large; the sum itself, as the bits of a float, where zero points are multiplied with it.
+    int32_t* offsets;
     Blocks blocks;  // in steps
     Tiles tiles;
     int64_t groups;
@@ -25,7 +27,8 @@ struct Quantized {
     int64_t group_offset(int64_t group, int64_t tile) const { return (tile * groups + group) * tiles.height; }
 };
 
-static inline Quantized quantized_in(std::byte* scratch, const Linear& weight, Blocks blocks, Tiles tiles) {
+static inline Quantized quantized_in(
+    std::byte* scratch, const Linear& weight, Blocks blocks, Tiles tiles) {
     const int64_t rows = tiles.count * tiles.height, groups = weight.groups();
     int32_t* words = reinterpret_cast<int32_t*>(scratch);
     float* scales = reinterpret_cast<float*>(words + rows * blocks.inputs);
@@ -75,7 +78,8 @@ static int32_t round_steps(
 }
 
 // One row's group of steps [begin, end), which may lie in several blocks.
-static void quantize_group(const Inputs& from, int64_t row, int64_t group, int64_t begin, int64_t end, Quantized& to) {
+static void quantize_group(const Inputs& from, int64_t row, int64_t group, int64_t begin, int64_t end, int32_t middle,
+                           const Quantized& to) {
     const int64_t tile = row / to.tiles.height, r = row % to.tiles.height, at = to.group_offset(group, tile) + r;
     const float most = largest_of(from, 4 * begin, 4 * end < from.count ? 4 * end : from.count);
     const float inverse = most > 0.0f ? 127.0f / most : 0.0f;
@@ -88,19 +92,21 @@ static void quantize_group(const Inputs& from, int64_t row, int64_t group, int64
         begin = last;
     }
     to.scales[at] = most / 127.0f;
-    to.sums[at] = sum;
+    const float as_float = static_cast<float>(sum);
+    to.offsets[at] = middle > 0 ? -middle * sum : bits_of<int32_t>(as_float);
 }
 
 // All rows of the call into `to`, and zeros into the rows that fill up the last tile; each slice does a part of them.
+// `middle`: 0 where there are zero points.
 static __attribute__((noinline)) void quantize(
-    const Linear& weight, const LinearCall& call, const Slice& slice, Quantized to) {
+    const Linear& weight, const LinearCall& call, int32_t middle, const Slice& slice, Quantized to) {
     const Range part = slice.part(to.tiles.count * to.tiles.height);
     const int64_t group_steps = weight.group / 4;
     for (int64_t row = part.begin; row < part.end; ++row) {
         const Inputs from{call.x + row * call.x_stride, weight.permutation, row < call.rows ? weight.k : 0};
         for (int64_t group = 0; group < to.groups; ++group) {
             int64_t begin = group * group_steps, end = begin + group_steps;
-            quantize_group(from, row, group, begin, end < to.blocks.inputs ? end : to.blocks.inputs, to);
+            quantize_group(from, row, group, begin, end < to.blocks.inputs ? end : to.blocks.inputs, middle, to);
         }
     }
 }
