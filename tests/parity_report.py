@@ -8,7 +8,7 @@ import pytest
 from contract.acceptance import ROWS, Row, row_ids
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 __all__ = ["Outcomes", "main"]
 
@@ -66,7 +66,7 @@ def main(wanted: list[str]) -> int:
 
 
 def _table(rows: list[Row], statuses: dict[str, str], outcomes: Outcomes) -> Table:
-    table = Table("id", "group", "feature", "prio", "", "tests", title="TGI 3.3, feature by feature")
+    table = Table("id", "group", "feature", "prio", "", Column("tests", overflow="fold"), title="TGI 3.3, row by row")
     for row in rows:
         status = statuses[row.id]
         tests = "\n".join(sorted(outcomes.by_row[row.id])) or row.left_out
