@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_model import write_tiny_llama
 
 from segue.core.config import ServeConfig, resolve
 from segue.core.errors import ConfigError
 from segue.core.request import SamplingParams
+from segue.launcher.download import ModelSource
 from segue.launcher.engine_child import build_engine
 from segue.launcher.llm import LLM
-from segue.launcher.speculation import MAX_STEP_TOKENS, with_draft_folder
+from segue.launcher.speculation import MAX_STEP_TOKENS, with_speculation
 
 PROMPTS = ["hello hello hello", "one two three one two three one two", "x"]
 PARAMS = [
@@ -75,14 +77,17 @@ def test_S7_the_engine_is_told(tiny_llama: Path, other: Path) -> None:
 
 
 def test_S7_the_draft_model_is_found_like_any_model(tmp_path: Path) -> None:
-    config = ServeConfig(model_id="some/model", revision="abc", weights_cache_override="/nowhere")
-    assert with_draft_folder(config) is config
-    found = with_draft_folder(replace(config, speculative_model="sample-chat"))
+    (tmp_path / "config.json").write_text("{}")
+    source = ModelSource(model_id="some/model", folder=tmp_path)
+    config = ServeConfig(model_id="some/model", revision="abc", weights_cache_override="/nowhere", speculate=3)
+    assert with_speculation(config, source) == (config, source)
+    found, same_source = with_speculation(replace(config, speculative_model="sample-chat"), source)
+    assert same_source == source
     assert found.speculative_model is not None
     assert (Path(found.speculative_model) / "config.json").is_file()
     assert replace(found, speculative_model=None) == config
     with pytest.raises(ConfigError, match="neither a folder nor a name on the Hub"):
-        with_draft_folder(replace(config, speculative_model="/nowhere/at/all"))
+        with_speculation(replace(config, speculative_model="/nowhere/at/all"), source)
 
 
 def test_S7_another_vocabulary_is_refused(load: "Callable[..., LLM]", tiny_llama: Path, other: Path) -> None:
@@ -104,3 +109,43 @@ def test_S7_tokens_added_to_one_of_them_do_not_matter(
     tokenizer["added_tokens"].append({**last, "id": last["id"] + 1, "content": "<new>"})
     path.write_text(json.dumps(tokenizer))
     load(tiny_llama, speculative_model=str(other))
+
+
+def write_medusa(folder: Path, base: Path, num_heads: int = 3) -> Path:
+    """Heads of the second version with random weights, for ``tiny_llama``."""
+    folder.mkdir()
+    config = {"medusa_num_heads": num_heads, "medusa_num_layers": 1, "base_model_name_or_path": str(base)}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = {}
+    for i in range(num_heads):
+        weights[f"{i}.0.linear.weight"] = torch.randn(32, 32, generator=torch.Generator().manual_seed(i)) * 0.1
+        weights[f"{i}.0.linear.bias"] = torch.zeros(32)
+    save_file(weights, folder / "medusa_lm_head.safetensors")
+    return folder
+
+
+def test_S8_heads_are_served_with_the_model_that_they_name(
+    load: "Callable[..., LLM]", tiny_llama: Path, tmp_path: Path
+) -> None:
+    medusa = write_medusa(tmp_path / "medusa", tiny_llama)
+    plain = [output.token_ids for output in load(tiny_llama).generate(PROMPTS, PARAMS)]
+    llm = load(medusa)
+    assert llm._engine.config.num_speculative_tokens == 3
+    assert [output.token_ids for output in llm.generate(PROMPTS, PARAMS)] == plain
+    beside = load(tiny_llama, speculative_model=str(medusa))
+    assert beside._engine.config.num_speculative_tokens == 3
+    assert [output.token_ids for output in beside.generate(PROMPTS, PARAMS)] == plain
+    assert load(medusa, speculate=2)._engine.config.num_speculative_tokens == 2
+    without = load(medusa, speculate=0)._engine.config
+    assert (without.num_speculative_tokens, without.has_draft_model) == (0, False)
+
+
+def test_S8_heads_that_cannot_be_served(load: "Callable[..., LLM]", tiny_llama: Path, tmp_path: Path) -> None:
+    medusa = write_medusa(tmp_path / "medusa", tiny_llama)
+    with pytest.raises(ConfigError, match="Speculate is set to `4` but this medusa models only has `3` heads"):
+        load(medusa, speculate=4)
+    config = json.loads((medusa / "config.json").read_text())
+    del config["base_model_name_or_path"]
+    (medusa / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="does not name its base model"):
+        load(medusa)

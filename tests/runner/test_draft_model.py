@@ -111,9 +111,9 @@ def test_S7_both_caches_share_the_memory(tmp_path: Path) -> None:
         kv_cache_bytes=100_000,
     )
     runner, facts = build_runner(config)
-    assert runner.draft_model is not None
-    pools = [*runner.kv_caches, *runner.draft_model.kv_caches]
+    drafter: Any = runner.drafter
+    pools = [*runner.kv_caches, *drafter.kv_caches]
     num_bytes = sum(cache.nbytes for pair in pools for cache in pair)
     per_block = num_bytes // facts.num_blocks
     assert 100_000 - per_block < num_bytes <= 100_000
-    assert len(runner.draft_model.kv_caches) == 1
+    assert len(drafter.kv_caches) == 1

@@ -12,7 +12,7 @@ from segue.launcher.engine_child import build_engine
 from segue.launcher.engine_process import EngineStartError, engine_environment
 from segue.launcher.processes import EngineLostError, Interrupted, stoppable
 from segue.launcher.shard_socket import ShardSocket
-from segue.launcher.speculation import with_draft_folder
+from segue.launcher.speculation import with_speculation
 
 __all__ = ["serve_engine"]
 
@@ -46,8 +46,7 @@ def _serve(config: ServeConfig, place: ShardSocket, stop_signals: list[signal.Si
         logger.warning("Traces, the engine's times in them, are exported by the router: give --otlp-endpoint to it")
     started = time.monotonic()
     extend_environment(engine_environment(environment()))  # before torch is loaded
-    source = find_model(config)
-    config = with_draft_folder(config)
+    config, source = with_speculation(config, find_model(config))
     logger.info("Starting shard rank=0: %s in %s", source.model_id, source.folder)
     try:
         engine, info = build_engine(config, source.folder)

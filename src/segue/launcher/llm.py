@@ -13,7 +13,7 @@ from segue.core.output import FinishReason, RequestOutput, TokenOutput
 from segue.core.request import Request, SamplingParams, StopCriteria
 from segue.launcher.download import find_model
 from segue.launcher.engine_child import build_engine
-from segue.launcher.speculation import with_draft_folder
+from segue.launcher.speculation import with_speculation
 from segue.launcher.tokenizer_files import ensure_tokenizer
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ class LLM:
         from segue.text.tokenizer import Tokenizer
 
         config = _config(model, options)
-        source = find_model(config)
+        config, source = with_speculation(config, find_model(config))
         folder = ensure_tokenizer(source.folder, trust_remote_code=config.trust_remote_code)
         self.tokenizer = Tokenizer.from_folder(folder, tokenizer_config_path=config.tokenizer_config_path)
-        self._engine, self.info = build_engine(with_draft_folder(config), source.folder)
+        self._engine, self.info = build_engine(config, source.folder)
         self._next_id = 0
         self._lock = threading.Lock()
         self._has_news = threading.Event()

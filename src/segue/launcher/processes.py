@@ -30,7 +30,7 @@ from segue.launcher.engine_process import EngineSupervisor
 from segue.launcher.progress import LoadingBar
 from segue.launcher.shard_socket import ShardSocket
 from segue.launcher.shards import check_shards
-from segue.launcher.speculation import with_draft_folder
+from segue.launcher.speculation import with_speculation
 from segue.launcher.tokenizer_files import ensure_tokenizer
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def run_launcher(
     ):
         source = find(config)
         logger.info("Model %s in %s", source.model_id, source.folder)
-        _run(make(with_draft_folder(config), source, listener).run())
+        config, source = with_speculation(config, source)
+        _run(make(config, source, listener).run())
 
 
 class Launcher:

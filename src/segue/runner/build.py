@@ -16,12 +16,14 @@ from segue.core.errors import ConfigError
 from segue.core.request import SamplingParams
 from segue.models.base import Model
 from segue.models.config import HFConfig
+from segue.models.guessing_heads import GuessingHeads, holds_heads, load_heads
 from segue.models.loader import Progress, load_weights
 from segue.models.registry import find_family
 from segue.quantization.formats import Quantization, find_quantization
 from segue.runner import kv_cache, memory
 from segue.runner.config import RunnerConfig
 from segue.runner.draft_model import DraftModel
+from segue.runner.drafting import Drafter, HeadDrafter
 from segue.runner.model_runner import ModelRunner
 from segue.runner.native_model import use_threads
 from segue.sampling.grammar import GrammarStates
@@ -77,7 +79,7 @@ def build_runner(
         config.model_folder, hf_config.values, config.quantize, int8_activations=config.int8_activations
     )
     model = _load(config, hf_config, dtype, device, quantization, progress)
-    draft = None if config.draft_model_folder is None else _load_draft(config, config.draft_model_folder, model, device)
+    draft, heads = _load_speculation(config, hf_config, model, device)
     # Both pools have the same number of blocks.
     per_block = sum(
         kv_cache.bytes_per_block(m.kv_layers, config.block_size, m.dtype) for m in (model, draft) if m is not None
@@ -91,7 +93,7 @@ def build_runner(
     grammars = None
     if tokenizer_json is not None and facts.eos_token_ids:
         grammars = GrammarCompiler(tokenizer_json, model.vocab_size, facts.eos_token_ids)
-    runner = _runner(model, config, num_blocks, device, dtype, grammars, draft)
+    runner = _runner(model, config, num_blocks, device, dtype, grammars, draft, heads)
     if device.type == "cpu":
         memory.keep_freed_memory()  # from here on: what loading freed goes back to the system
     logger.info("Warming up model")
@@ -129,6 +131,7 @@ def _runner(
     dtype: torch.dtype,
     grammars: GrammarCompiler | None = None,
     draft: Model | None = None,
+    heads: GuessingHeads | None = None,
 ) -> ModelRunner:
     caches = kv_cache.allocate(model.kv_layers, num_blocks, config.block_size, dtype, device)
     sampler = Sampler(
@@ -137,18 +140,33 @@ def _runner(
         watermark_delta=config.watermark_delta,
         grammars=None if grammars is None else GrammarStates(grammars),
     )
-    draft_model = None
+    drafter: Drafter | None = None if heads is None else HeadDrafter(heads)
     if draft is not None:
         draft_caches = kv_cache.allocate(draft.kv_layers, num_blocks, config.block_size, draft.dtype, device)
-        draft_model = DraftModel(draft, draft_caches, config.block_size, device)
-    return ModelRunner(model, caches, config.block_size, device, sampler, grammars, draft_model)
+        drafter = DraftModel(draft, draft_caches, config.block_size, device)
+    return ModelRunner(model, caches, config.block_size, device, sampler, grammars, drafter)
 
 
-def _load_draft(config: RunnerConfig, folder: Path, model: Model, device: torch.device) -> Model:
-    """Raises ConfigError where the two cannot work together; that their vocabularies are equal is known already."""
+def _load_speculation(
+    config: RunnerConfig, hf_config: HFConfig, model: Model, device: torch.device
+) -> tuple[Model | None, GuessingHeads | None]:
+    """A draft model, or heads for ``model``, or neither. Raises ConfigError where they cannot work together; that
+    vocabularies are equal is known already."""
+    folder = config.draft_model_folder
+    if folder is None:
+        return None, None
     if model.is_encoder_decoder:
         raise ConfigError("`speculative_model` is for models without an encoder; `speculate` alone works with both")
-    hf_config = HFConfig.from_folder(folder)
+    draft_config = HFConfig.from_folder(folder)
+    if not holds_heads(draft_config):
+        return _load_draft(config, draft_config, folder, device), None
+    if find_family(hf_config) is None:
+        raise ConfigError("Speculative heads are not supported for AutoModel")
+    dtype = torch.float32 if device.type == "cpu" else model.dtype
+    return None, load_heads(folder, hf_config.integer("hidden_size"), dtype, device)
+
+
+def _load_draft(config: RunnerConfig, hf_config: HFConfig, folder: Path, device: torch.device) -> Model:
     draft_config = dataclasses.replace(config, model_folder=folder)
     quantization = find_quantization(folder, hf_config.values, None)
     draft = _load(draft_config, hf_config, _dtype(config.dtype, hf_config, device), device, quantization, None)

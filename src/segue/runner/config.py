@@ -13,7 +13,7 @@ class RunnerConfig:
     model_folder: Path
     """In Hugging Face layout."""
     draft_model_folder: Path | None = None
-    """Of a small model with the same vocabulary that guesses for the large one."""
+    """Of what guesses for the model: a small model with the same vocabulary, or heads on the model's hidden states."""
     dtype: str | None = None
     """``float32``, ``bfloat16`` or ``float16``; None: float32 on CPU, the checkpoint's own on a GPU."""
     quantize: str | None = None

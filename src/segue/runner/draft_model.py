@@ -14,6 +14,8 @@ import torch
 
 from segue.core.batch import ScheduledBatch, ScheduledSequence
 from segue.models.base import Model
+from segue.models.guessing_heads import ComputeLogits
+from segue.runner.drafting import Sampled, with_guesses
 from segue.runner.input_batch import KVCaches, input_batch
 from segue.runner.native_model import native_model
 
@@ -38,7 +40,10 @@ class DraftModel:
         guesses = self._guess([s for s in batch.sequences if s.num_draft_slots])
         if not guesses:
             return batch
-        return replace(batch, sequences=[_extended(s, guesses.get(s.seq_id, [])) for s in batch.sequences])
+        return replace(batch, sequences=[with_guesses(s, guesses.get(s.seq_id, [])) for s in batch.sequences])
+
+    def learn(self, sampled: Sampled, compute_logits: ComputeLogits) -> None:
+        """Nothing: it reads the history itself when it is asked."""
 
     def _guess(self, sequences: Seq[ScheduledSequence]) -> dict[int, list[int]]:
         """By ``seq_id``."""
@@ -149,9 +154,3 @@ class _FilledSlots:
         size = self._block_size
         for i in range(start // size, -(-end // size)):
             self._counts[sequence.block_table[i]] = min(size, end - i * size)
-
-
-def _extended(sequence: ScheduledSequence, guesses: list[int]) -> ScheduledSequence:
-    if not guesses:
-        return sequence
-    return replace(sequence, token_ids=[*sequence.token_ids, *guesses], num_draft_tokens=len(guesses))

@@ -16,7 +16,7 @@ from segue.core.errors import GenerationError
 from segue.core.output import TokenOutput
 from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
-from segue.runner.draft_model import DraftModel
+from segue.runner.drafting import Drafter, Sampled
 from segue.runner.input_batch import KVCaches, encoder_batch, input_batch
 from segue.runner.native_model import NativeModel, native_model
 from segue.runner.verification import sampling_rows, verify, without_guesses
@@ -41,33 +41,37 @@ class ModelRunner:
         device: torch.device,
         sampler: Sampler,
         grammars: GrammarCompiler | None = None,
-        draft_model: DraftModel | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         """``grammars``: the compiler that the engine is to prepare grammars with; None: requests cannot have any.
 
-        ``draft_model`` guesses where the engine leaves slots for guesses.
+        ``drafter`` guesses where the engine leaves slots for guesses.
         """
         self.model = native_model(model, kv_caches)
         self.kv_caches, self.block_size, self.device = kv_caches, block_size, device
-        self.sampler, self.grammars, self.draft_model = sampler, grammars, draft_model
+        self.sampler, self.grammars, self.drafter = sampler, grammars, drafter
 
     @torch.inference_mode()
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         started = time.perf_counter()
-        if self.draft_model is not None:
-            batch = self.draft_model.extend(batch)
+        if self.drafter is not None:
+            batch = self.drafter.extend(batch)
         self._encode(batch.sequences)
         inputs = input_batch(batch, self.kv_caches, self.block_size, self.device, self.model.long_prompt_boundary)
         hidden = self.model(inputs.input_ids, inputs.positions, inputs.ctx)
         sampled = [(i, s) for i, s in enumerate(batch.sequences) if s.needs_token]
-        logits = self._logits(hidden, inputs.ctx, sampled) if sampled else None
+        rows = self._rows(hidden, inputs.ctx, sampled)
+        logits = self.model.compute_logits(rows) if sampled else None
         scored, errors = self._score_prompts(batch.sequences, hidden, inputs.ctx)
         forwarded = time.perf_counter()
         tokens: dict[int, tuple[TokenOutput, ...]] = {}
         speculated: dict[int, Speculated] = {}
         if logits is not None:
-            tokens, speculated, sampling_errors = self._sample(logits, [s for _, s in sampled])
+            sequences = [s for _, s in sampled]
+            tokens, speculated, sampling_errors = self._sample(logits, sequences)
             errors.update(sampling_errors)
+            if self.drafter is not None:
+                self.drafter.learn(Sampled(sequences, rows, tokens, speculated), self.model.compute_logits)
         output = StepOutput(
             tokens=tokens,
             speculated=speculated,
@@ -101,13 +105,13 @@ class ModelRunner:
             inputs = encoder_batch(encoding, self.kv_caches, self.block_size, self.device)
             self.model.encode(inputs.input_ids, inputs.positions, inputs.ctx)
 
-    def _logits(self, hidden: Tensor, ctx: ForwardContext, sampled: Seq[tuple[int, ScheduledSequence]]) -> Tensor:
-        """Logits [num_rows, vocab] after the last certain token of each sequence and after its guesses."""
+    def _rows(self, hidden: Tensor, ctx: ForwardContext, sampled: Seq[tuple[int, ScheduledSequence]]) -> Tensor:
+        """[num_rows, hidden] after the last certain token of each sequence and after its guesses."""
         starts = ctx.attention.query_starts
         rows = [row for i, s in sampled for row in range(starts[i + 1] - 1 - s.num_draft_tokens, starts[i + 1])]
         if len(rows) != hidden.shape[0]:
-            hidden = hidden[torch.tensor(rows, device=self.device)]
-        return self.model.compute_logits(hidden)
+            hidden = hidden[torch.tensor(rows, dtype=torch.int64, device=self.device)]
+        return hidden
 
     def _sample(
         self, logits: Tensor, sequences: Seq[ScheduledSequence]
