@@ -1,8 +1,7 @@
 """``text-generation-server``: its commands' options. Whole engines are in tests/e2e, the weights' work beside it."""
 
-import sys
+import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -88,38 +87,29 @@ def test_B1_download_weights(calls: Calls, arguments: list[str], options: dict[s
     assert given == options
 
 
-@pytest.fixture
-def converter(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Stands for the module that writes quantized checkpoints."""
-    calls: Calls = []
-    module = ModuleType("segue.quantization.convert")
-    module.quantize_checkpoint = lambda *a, **k: calls.append((a, k))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "segue.quantization.convert", module)
-    return calls
+def test_B1_quantize(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert server_command.main(["quantize", "sample-chat", str(output), "--groupsize", "64"]) == 0
+    config = json.loads((output / "config.json").read_text("utf-8"))["quantization_config"]
+    weights = config["config_groups"]["group_0"]["weights"]
+    assert (weights["num_bits"], weights["group_size"]) == (4, 64)
+    assert (output / "model.safetensors").exists()
 
 
-def test_B1_quantize(converter: Calls, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    output = str(tmp_path / "out")
-    arguments = ["quantize", str(tmp_path), output, "--groupsize", "64", "--percdamp", "0.1", "--act-order"]
-    assert server_command.main(arguments) == 0
-    ((model, target, method), options) = converter[0]
-    assert (model, target, method) == (tmp_path, Path(output), "gptq")
-    assert options == {
-        "bits": 4,
-        "group_size": 64,
-        "percdamp": 0.1,
-        "act_order": True,
-        "trust_remote_code": False,
-    }
-
-
-def test_B1_quantize_without_the_converter(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--act-order"], "GPTQ's calibration, which is not in this version"),
+        (["--percdamp", "0.1"], "GPTQ's calibration, which is not in this version"),
+        (["--groupsize", "-1"], "`groupsize` must be one of 32, 64, 128, 256"),
+    ],
+)
+def test_B1_quantize_refuses_what_it_does_not_do(
+    option: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "segue.quantization.convert", None)
-    assert server_command.main(["quantize", str(tmp_path), "out"]) == 1
-    assert "quantized checkpoints come with issue 4" in capsys.readouterr().err
+    assert server_command.main(["quantize", "sample-chat", str(tmp_path / "out"), *option]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

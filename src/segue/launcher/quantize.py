@@ -1,6 +1,5 @@
-"""``text-generation-server quantize``: a checkpoint in GPTQ's format, as TGI writes it."""
+"""``text-generation-server quantize``: a checkpoint with weights of 4 bits."""
 
-import importlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,14 +7,14 @@ from typing import TYPE_CHECKING
 from segue.core.config import ServeConfig
 from segue.core.errors import ConfigError
 from segue.launcher.download import DownloadError, find_model
+from segue.launcher.progress import BytesBar
 
 if TYPE_CHECKING:
     from segue.launcher.server_command import QuantizeOptions
 
 __all__ = ["quantize"]
 
-BITS = 4
-_CONVERTER = "segue.quantization.convert"
+GROUP_SIZES = (32, 64, 128, 256)
 
 logger = logging.getLogger(__name__)
 
@@ -23,29 +22,27 @@ logger = logging.getLogger(__name__)
 def quantize(config: ServeConfig, output: str, options: "QuantizeOptions") -> None:
     """Write the quantized model to the folder ``output``, and upload it if asked to.
 
+    TGI's command runs GPTQ on a calibration text that it downloads; this one rounds without any, to int4 groups whose
+    scales have the least squared error, and writes them in the layout of compressed-tensors.
+
     Raises:
-        ConfigError: this version cannot quantize, or not this model so.
+        ConfigError: an option is GPTQ's own, or the model cannot be quantized.
         DownloadError: the model cannot be fetched, or the result not uploaded.
     """
-    try:
-        converter = importlib.import_module(_CONVERTER)
-    except ModuleNotFoundError as error:
-        if error.name is None or not _CONVERTER.startswith(error.name):
-            raise
+    if options.act_order or options.percdamp is not None:
         raise ConfigError(
-            "`text-generation-server quantize` is not in this version of Segue: quantized checkpoints come with issue 4"
-        ) from None
+            "`act_order` and `percdamp` are for GPTQ's calibration, which is not in this version of Segue"
+        )
+    if options.groupsize not in GROUP_SIZES:
+        raise ConfigError(f"`groupsize` must be one of {', '.join(map(str, GROUP_SIZES))}")
     source = find_model(config)
-    converter.quantize_checkpoint(
-        source.folder,
-        Path(output),
-        "gptq",
-        bits=BITS,
-        group_size=options.groupsize,
-        percdamp=options.percdamp,
-        act_order=options.act_order,
-        trust_remote_code=config.trust_remote_code,
-    )
+
+    from segue.models.quantized_checkpoint import quantize_checkpoint
+    from segue.quantization.methods import method_named
+
+    method = method_named("int4", int8_activations=False, group=options.groupsize)
+    with BytesBar("Rounding weights", is_wanted=not config.json_output) as bar:
+        quantize_checkpoint(source.folder, Path(output), method, bar.update)
     logger.info("The quantized model is in %s", output)
     if options.upload_to_model_id is not None:
         _upload(config, Path(output), options.upload_to_model_id)

@@ -69,9 +69,9 @@ class DownloadOptions:
 class QuantizeOptions:
     """Of ``quantize``."""
 
-    percdamp: float = _own(0.01, "GPTQ: share of the mean of the Hessian's diagonal to damp with.")
-    act_order: bool = _own(False, "GPTQ: quantize the columns with the largest activations first.")
-    groupsize: int = _own(128, "Weights that share a scale; -1: a row's.")
+    percdamp: float | None = _own(None, "For GPTQ's calibration, which is not in this version: refused.")
+    act_order: bool = _own(False, "For GPTQ's calibration, which is not in this version: refused.")
+    groupsize: int = _own(128, "Inputs that share a scale; 32, 64, 128 or 256.")
     upload_to_model_id: str | None = _own(None, "Repository on the Hub to upload the result to.")
     logger_level: str | None = _own(None, "As LOG_LEVEL.", metavar="LEVEL")
 
