@@ -1,6 +1,7 @@
 """Connections that send too much, or too slowly."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,8 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 from starlette.responses import PlainTextResponse
 
+from segue.core.config import ServeConfig
 from segue.launcher.http_server import HTTPServer
-from segue.launcher.limited_protocol import ConnectionLimits
+from segue.launcher.limited_protocol import ConnectionLimits, allow_open_files
 
 GOOD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -75,3 +77,31 @@ async def test_a_long_body_is_no_head() -> None:
 async def test_what_is_no_http_is_400() -> None:
     async with serving(PATIENT) as address:
         assert (await answer(address, b"what is this\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(("soft", "num_connections"), [(1024, 1024 - 128), (100, 1)])
+def test_connections_are_as_many_as_open_files_allow(
+    monkeypatch: pytest.MonkeyPatch, soft: int, num_connections: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft, 4096))
+    assert ConnectionLimits.of(ServeConfig()).max_connections == num_connections
+    assert ConnectionLimits.of(ServeConfig(max_connections=7)).max_connections == 7
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [((1024, 4096), [(4096, 4096)]), ((1024, 10**6), [(65_664, 10**6)]), ((10**6, 10**6), []), ((-1, -1), [])],
+)
+def test_as_many_open_files_as_the_system_allows(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised: list[tuple[int, int]]
+) -> None:
+    done: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, given: done.append(given))
+    allow_open_files()
+    assert done == raised
+
+
+def test_client_timeout() -> None:
+    limits = ConnectionLimits.of(ServeConfig(client_timeout=7))
+    assert (limits.head_timeout_s, limits.unread_timeout_s) == (7, 7)

@@ -58,6 +58,22 @@ async def test_L1_a_request_that_fails(serve: Serve, caplog: pytest.LogCaptureFi
     assert second.span == {"name": "chat_completions"}  # type: ignore[attr-defined]
 
 
+async def test_L1_an_error_is_one_line_whatever_the_caller_wrote(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "segue.server")
+    name = "x\n2026-01-01T00:00:00Z  INFO forged" + "y" * 100_000
+    body = {
+        "messages": [{"role": "user", "content": "a"}],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        "tool_choice": {"function": {"name": name}},
+    }
+    assert (await serve().post("/v1/chat/completions", body)).status_code == 422
+    (record,) = (record for record in caplog.records if record.name.startswith("segue.server"))
+    assert "x 2026-01-01T00:00:00Z  INFO forged" in record.message
+    assert len(record.message) <= 2000
+
+
 async def test_L1_the_prompt_is_logged_at_debug_level_only(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "segue")
     secret = "a secret" + "b" * 1000

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from segue.core.config import ServeConfig
 
-__all__ = ["ConnectionLimits", "LimitedProtocol"]
+__all__ = ["ConnectionLimits", "LimitedProtocol", "allow_open_files"]
 
 RESERVED_FILES = 128
 """Open files that are not connections: the engine's socket, logs, models, threads' pipes."""
@@ -227,6 +227,20 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
+
+
+def allow_open_files() -> None:
+    """Let this process have ``MOST_CONNECTIONS``, as far as the system does; shells often allow 1024 files."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    wanted = MOST_CONNECTIONS + RESERVED_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard):
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _connections_allowed() -> int:

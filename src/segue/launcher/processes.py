@@ -136,11 +136,12 @@ class Launcher:
 
     async def _serve_http(self, handle: RemoteEngine, model: "ServedModel", engine: "asyncio.Task[None]") -> None:
         from segue.launcher.http_server import HTTPServer, metrics_only
-        from segue.launcher.limited_protocol import ConnectionLimits
+        from segue.launcher.limited_protocol import ConnectionLimits, allow_open_files
         from segue.server.app import build_app
 
         logger.info("Starting Webserver")
         app = build_app(self._config, handle, model)
+        allow_open_files()
         limits = ConnectionLimits.of(self._config)
         servers = [HTTPServer(app, self._listener, limits=limits)]
         metrics_listener = _bind_metrics(self._config)

@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 _MAX_INPUT_CHARS = 1000
+_MAX_ERROR_CHARS = 2000
 
 
 def log_inputs(inputs: str) -> None:
@@ -33,7 +34,9 @@ def span_fields(parameters: GenerateParameters, seed: int | None, times_s: Mappi
 
 
 def log_failure(name: str, error: RequestError) -> None:
-    logger.error("%s", error, extra={"span": {"name": name}})
+    """A caller's words in it make neither a long line nor a second one."""
+    text = " ".join(str(error)[:_MAX_ERROR_CHARS].splitlines())
+    logger.error("%s", text, extra={"span": {"name": name}})
 
 
 def _duration(seconds: float) -> str:
