@@ -80,17 +80,23 @@ SCALES = ((1.5, 0.2), (3.0, 0.05), (0.7, 1.0), (0.7, 0.2), (3.0, 0.2), (3.0, 1.0
 
 
 def save_talkative_model(
-    config: transformers.PretrainedConfig, folder: Path, prompts: Seq[Seq[int]], seed: int
+    config: transformers.PretrainedConfig,
+    folder: Path,
+    prompts: Seq[Seq[int]],
+    seed: int,
+    amplifies_rounding: bool = False,
 ) -> list[tuple[list[int], list[torch.Tensor]]]:
-    """Save a random model whose greedy output is varied enough to prove something; its ids and logits per prompt."""
+    """Save a random model whose greedy output is varied enough to prove something; its ids and logits per prompt.
+
+    ``amplifies_rounding``: random models of this config often do, see ``_own_error``; such ones are passed over.
+    """
     for attempt in range(4):
         for gain, embedding_std in SCALES:
             model = save_random_model(config, folder, seed=seed + attempt, gain=gain, embedding_std=embedding_std)
             expected = [reference_ids(model, prompt) for prompt in prompts]
             if len({token for ids, _ in expected for token in ids}) <= 6:
                 continue
-            # transformers rotates by the base of a whole pass where rope is dynamic: one pass is not what it generated
-            if '"dynamic"' in config.to_json_string() or _own_error(model, prompts, expected) < TOLERANCE / 4:
+            if not amplifies_rounding or _own_error(model, prompts, expected) < TOLERANCE / 4:
                 return expected
     raise AssertionError("every random model of this config says too little to prove anything")
 
@@ -220,6 +226,7 @@ def check_family(
     device: str = "cpu",
     speculate: int = 0,
     draft: Callable[[Path], Path] | None = None,
+    amplifies_rounding: bool = False,
 ) -> tuple[int, int]:
     """Raises AssertionError where any way of running differs from ``transformers``.
 
@@ -228,7 +235,7 @@ def check_family(
     rng = random.Random(seed)
     vocab_size = config.get_text_config().vocab_size
     prompts = [[rng.randrange(3, vocab_size) for _ in range(n)] for n in prompt_lens]
-    expected = save_talkative_model(config, folder, prompts, seed)
+    expected = save_talkative_model(config, folder, prompts, seed, amplifies_rounding)
     options: dict[str, Any] = {
         "device": device,
         "speculate": speculate,

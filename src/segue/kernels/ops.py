@@ -3,6 +3,8 @@
 Given ``Traced`` values instead of tensors, an operator records itself (kernels/cpu/recorder.py) and computes nothing.
 """
 
+import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -129,7 +131,7 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
         k.recorder.write(k, v, k_cache, v_cache)
         return
     assert k.shape[0] == v.shape[0] == slot_mapping.shape[0], (k.shape, v.shape, slot_mapping.shape)
-    plain.write_kv(k, v, k_cache, v_cache, slot_mapping)
+    _attention(k).write_kv(k, v, k_cache, v_cache, slot_mapping)
 
 
 def paged_attention(
@@ -142,7 +144,7 @@ def paged_attention(
     if isinstance(q, Traced):
         return q.recorder.paged_attention(q, k_cache, v_cache, meta, spec)
     assert q.shape[0] == meta.query_starts[-1], (q.shape, meta.query_starts[-1])
-    return plain.paged_attention(q, k_cache, v_cache, meta, spec)
+    return _attention(q).paged_attention(q, k_cache, v_cache, meta, spec)
 
 
 def varlen_attention(q: Tensor, k: Tensor, v: Tensor, meta: AttentionMetadata, spec: AttentionSpec) -> Tensor:
@@ -150,4 +152,11 @@ def varlen_attention(q: Tensor, k: Tensor, v: Tensor, meta: AttentionMetadata, s
     if isinstance(q, Traced):
         return q.recorder.varlen_attention(q, k, v, spec)
     assert q.shape[0] == meta.query_starts[-1], (q.shape, meta.query_starts[-1])
-    return plain.varlen_attention(q, k, v, meta, spec)
+    return _attention(q).varlen_attention(q, k, v, meta, spec)
+
+
+def _attention(q: Tensor) -> ModuleType:
+    """Who attends for ``q``'s device and dtype."""
+    if q.device.type == "cpu" and q.dtype == torch.float32 and cpu.is_available():
+        return importlib.import_module("segue.kernels.cpu.attention")
+    return plain
