@@ -6,7 +6,6 @@
 namespace segue::SEGUE_ISA {
 
 using attention::group_of;
-using attention::padded;
 
 // A sequence of a call.
 struct View {
@@ -143,36 +142,68 @@ static void reset(const Workspace& memory, int which, int64_t rows, int64_t valu
     }
 }
 
-// A head's keys, transposed: [dim, tile_keys].
-static void pack_keys(const AttentionCall& call, const View& view, const Tile& tile, int64_t head, float* wide,
-                      float* out) {
-    const float* rows[tile_keys];
-    int64_t dim = call.spec.key_dim, at = head * dim;
-    bool is_packed = view.block_table == nullptr;
-    const void* keys = is_packed ? call.k : call.cache.keys;
-    if (is_packed || call.cache.kind == CacheKind::f32) {
-        for (int64_t i = 0; i < tile_keys; ++i) rows[i] = static_cast<const float*>(keys) + tile.keys[i] + at;
-        return transpose_tile(rows, dim, out);
+// What lies behind a tile's offsets.
+struct Memory {
+    const char *keys, *values;
+    CacheKind kind;
+    int64_t element;  // bytes
+
+    const char* key(const Tile& tile, int64_t i, int64_t column) const {
+        return keys + (tile.keys[i] + column) * element;
     }
+    const char* value(const Tile& tile, int64_t i, int64_t column) const {
+        return values + (tile.values[i] + column) * element;
+    }
+};
+
+SEGUE_INLINE Memory memory_of(const AttentionCall& call, const View& view) {
+    bool is_packed = view.block_table == nullptr;
+    CacheKind kind = is_packed ? CacheKind::f32 : call.cache.kind;
+    return {static_cast<const char*>(is_packed ? call.k : call.cache.keys),
+            static_cast<const char*>(is_packed ? call.v : call.cache.values), kind,
+            kind == CacheKind::f32  ? 4
+            : kind == CacheKind::i8 ? 1
+                                    : 2};
+}
+
+SEGUE_INLINE void prefetch(const char* from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
+// A tile's head, and the one to be packed after it: rows lie too far apart for the processor to guess the next.
+struct Turn {
+    const Tile *tile, *next_tile;
+    int64_t head, next_head;
+};
+
+SEGUE_INLINE float scale_of(const AttentionCall& call, const float* scales, const Turn& turn, int64_t i) {
+    return call.cache.kind == CacheKind::i8 ? scales[turn.tile->slots[i] * call.spec.kv_heads + turn.head] : 1.0f;
+}
+
+// A head's keys, transposed: [dim, tile_keys].
+static void pack_keys(const AttentionCall& call, const Memory& memory, const Turn& turn, float* wide, float* out) {
+    const float* rows[tile_keys];
+    int64_t dim = call.spec.key_dim;
     for (int64_t i = 0; i < tile_keys; ++i) {
+        prefetch(memory.key(*turn.next_tile, i, turn.next_head * dim), dim * memory.element);
+        const char* row = memory.key(*turn.tile, i, turn.head * dim);
+        if (memory.kind == CacheKind::f32) {
+            rows[i] = reinterpret_cast<const float*>(row);
+            continue;
+        }
         rows[i] = wide + i * padded(dim);
-        if (i >= tile.count) continue;
-        float scale = 1;
-        if (call.cache.kind == CacheKind::i8) scale = call.cache.key_scales[tile.slots[i] * call.spec.kv_heads + head];
-        widen(keys, tile.keys[i] + at, dim, call.cache.kind, scale, wide + i * padded(dim));
+        widen(row, 0, dim, memory.kind, scale_of(call, call.cache.key_scales, turn, i), wide + i * padded(dim));
     }
     transpose_tile(rows, dim, out);
 }
 
 // A head's values: [count, padded dim], zeros at a row's end.
-static void pack_values(const AttentionCall& call, const View& view, const Tile& tile, int64_t head, float* out) {
-    int64_t dim = call.spec.value_dim, at = head * dim;
-    bool is_packed = view.block_table == nullptr;
-    CacheKind kind = is_packed ? CacheKind::f32 : call.cache.kind;
-    for (int64_t i = 0; i < tile.count; ++i, out += padded(dim)) {
-        float scale = 1;
-        if (kind == CacheKind::i8) scale = call.cache.value_scales[tile.slots[i] * call.spec.kv_heads + head];
-        widen(is_packed ? call.v : call.cache.values, tile.values[i] + at, dim, kind, scale, out);
+static void pack_values(const AttentionCall& call, const Memory& memory, const Turn& turn, float* out) {
+    int64_t dim = call.spec.value_dim;
+    for (int64_t i = 0; i < turn.tile->count; ++i, out += padded(dim)) {
+        prefetch(memory.value(*turn.next_tile, i, turn.next_head * dim), dim * memory.element);
+        widen(memory.value(*turn.tile, i, turn.head * dim), 0, dim, memory.kind,
+              scale_of(call, call.cache.value_scales, turn, i), out);
     }
 }
 
@@ -196,12 +227,15 @@ static void attend_strip(const AttentionCall& call, const View& view, const Job&
              memory.out[0] + begin * value_dim, value_dim, true);
 }
 
-static void attend_tile(const AttentionCall& call, const View& view, const Job& job, const Tile& tile,
+static void attend_tile(const AttentionCall& call, const View& view, const Job& job, const Tile& tile, const Tile& next,
                         const Workspace& memory) {
     int64_t rows_a_head = (job.query_end - job.query_begin) * group_of(call.spec);
+    Memory source = memory_of(call, view);
     for (int64_t head = job.head_begin; head < job.head_end; ++head) {
-        pack_keys(call, view, tile, head, memory.wide, memory.keys);
-        pack_values(call, view, tile, head, memory.values);
+        bool is_last = head + 1 == job.head_end;
+        Turn turn{&tile, is_last ? &next : &tile, head, is_last ? job.head_begin : head + 1};
+        pack_keys(call, source, turn, memory.wide, memory.keys);
+        pack_values(call, source, turn, memory.values);
         int64_t begin = (head - job.head_begin) * rows_a_head, end = begin + rows_a_head;
         for (int64_t r = begin; r < end; r += attention::strip_rows)
             attend_strip(call, view, job, tile, memory, r,
@@ -239,10 +273,13 @@ static void keep_partial(const AttentionCall& call, const View& view, const Job&
 static void attend_keys(const AttentionCall& call, const View& view, const Job& job, Range keys,
                         const Workspace& memory) {
     reset(memory, 0, rows_of(call, job), padded(call.spec.value_dim));
-    Tile tile;
-    for (int64_t begin = keys.begin / tile_keys * tile_keys; begin < keys.end; begin += tile_keys) {
-        find_tile(call, view, begin, keys.end, &tile);
-        attend_tile(call, view, job, tile, memory);
+    Tile tiles[2];
+    int64_t begin = keys.begin / tile_keys * tile_keys;
+    if (begin < keys.end) find_tile(call, view, begin, keys.end, &tiles[0]);
+    for (int now = 0; begin < keys.end; begin += tile_keys, now = 1 - now) {
+        bool is_last = begin + tile_keys >= keys.end;
+        if (!is_last) find_tile(call, view, begin + tile_keys, keys.end, &tiles[1 - now]);
+        attend_tile(call, view, job, tiles[now], tiles[is_last ? now : 1 - now], memory);
     }
 }
 

@@ -8,6 +8,7 @@
 
 namespace segue::SEGUE_ISA {
 
+using attention::padded;
 using attention::tile_keys;
 
 // Registers of a product's result: product_rows * product_columns, the rest for its operands.
@@ -91,6 +92,7 @@ SEGUE_INLINE void exchange(f32xr& a, f32xr& b) {
 template <int step>
 SEGUE_INLINE void transpose(f32xr (&rows)[register_lanes]) {
     if constexpr (step < register_lanes) {
+#pragma GCC unroll 16
         for (int i = 0; i < register_lanes; ++i)
             if ((i & step) == 0) exchange<step>(rows[i], rows[i + step]);
         transpose<2 * step>(rows);
@@ -102,30 +104,52 @@ static void transpose_tile(const float* const* rows, int64_t dim, float* out) {
     for (int64_t key = 0; key < tile_keys; key += register_lanes) {
         for (int64_t d = 0; d < dim; d += register_lanes) {
             f32xr block[register_lanes];
-            for (int i = 0; i < register_lanes; ++i) block[i] = load_first<f32xr>(rows[key + i] + d, dim - d);
-            transpose<1>(block);
-            int64_t count = dim - d < register_lanes ? dim - d : register_lanes;
-            for (int i = 0; i < count; ++i) store(out + (d + i) * tile_keys + key, block[i]);
+            float* to = out + d * tile_keys + key;
+            if (d + register_lanes <= dim) {
+#pragma GCC unroll 16
+                for (int i = 0; i < register_lanes; ++i) block[i] = load<f32xr>(rows[key + i] + d);
+                transpose<1>(block);
+#pragma GCC unroll 16
+                for (int i = 0; i < register_lanes; ++i) store(to + i * tile_keys, block[i]);
+            } else {
+                for (int i = 0; i < register_lanes; ++i) block[i] = load_first<f32xr>(rows[key + i] + d, dim - d);
+                transpose<1>(block);
+                for (int i = 0; i < dim - d; ++i) store(to + i * tile_keys, block[i]);
+            }
         }
     }
 }
 
+template <class T>
+SEGUE_INLINE void widen_with(const T* from, int64_t count, float* out, f32x16 (*widened)(const T*)) {
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes) store(out + i, widened(from + i));
+    if (i == count) return;
+    T rest[lanes] = {};
+    for (int64_t lane = 0; lane < count - i; ++lane) rest[lane] = from[i + lane];
+    store(out + i, widened(rest));
+}
+
 // `count` elements of a cache → floats; writes up to the next multiple of 16.
-SEGUE_INLINE void widen(const void* from, int64_t at, int64_t count, CacheKind kind, float scale, float* out) {
+static void widen(const void* from, int64_t at, int64_t count, CacheKind kind, float scale, float* out) {
     typedef int8_t i8x16 __attribute__((vector_size(16)));
-    for (int64_t i = 0; i < count; i += lanes) {
-        int64_t left = count - i < lanes ? count - i : lanes;
-        if (kind == CacheKind::f32) {
-            store(out + i, load_first<f32x16>(static_cast<const float*>(from) + at + i, left));
-        } else if (kind == CacheKind::i8) {
-            int8_t codes[lanes] = {};
-            memcpy(codes, static_cast<const int8_t*>(from) + at + i, static_cast<size_t>(left));
-            store(out + i, __builtin_convertvector(load<i8x16>(codes), f32x16) * scale);
-        } else {
-            uint16_t halves[lanes] = {};
-            memcpy(halves, static_cast<const uint16_t*>(from) + at + i, static_cast<size_t>(left) * 2);
-            store(out + i, kind == CacheKind::f16 ? from_f16(halves) : from_bf16(halves));
-        }
+    if (kind == CacheKind::f32) {
+        int64_t i = 0;
+        const float* floats = static_cast<const float*>(from) + at;
+        for (; i + register_lanes <= count; i += register_lanes) store(out + i, load<f32xr>(floats + i));
+        for (; i < padded(count); i += register_lanes) store(out + i, load_first<f32xr>(floats + i, count - i));
+    } else if (kind == CacheKind::f16) {
+        widen_with<uint16_t>(static_cast<const uint16_t*>(from) + at, count, out,
+                             [](const uint16_t* halves) { return from_f16(halves); });
+    } else if (kind == CacheKind::bf16) {
+        widen_with<uint16_t>(static_cast<const uint16_t*>(from) + at, count, out,
+                             [](const uint16_t* halves) { return from_bf16(halves); });
+    } else {
+        // By way of int32: GCC goes from int8 to float lane by lane.
+        widen_with<int8_t>(static_cast<const int8_t*>(from) + at, count, out, [](const int8_t* codes) {
+            return __builtin_convertvector(__builtin_convertvector(load<i8x16>(codes), i32x16), f32x16);
+        });
+        for (int64_t i = 0; i < padded(count); i += register_lanes) store(out + i, load<f32xr>(out + i) * scale);
     }
 }
 
