@@ -18,7 +18,8 @@ static void run_linear(const Linear& weight, const LinearCall& call, const Slice
         case WeightKind::i8w: return run_float<CodePanel<Decode8>>(weight, call, slice);
         case WeightKind::i4: return run_int<Codes4>(weight, call, slice);
         case WeightKind::i4w:
-            if (weight.table) return run_float<CodePanel<DecodeTable>>(weight, call, slice);
+            if (weight.table || (native_lanes == 16 && !weight.zeros))
+                return run_float<CodePanel<DecodeTable>>(weight, call, slice);
             return run_float<CodePanel<Decode4>>(weight, call, slice);
     }
 }
