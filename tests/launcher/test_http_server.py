@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from segue.core.config import ServeConfig
 from segue.launcher.http_server import HTTPServer
 from segue.launcher.limited_protocol import ConnectionLimits, allow_open_files
 
+OK = PlainTextResponse("ok")
 GOOD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
@@ -21,9 +24,9 @@ PATIENT = ConnectionLimits(max_head_bytes=4096)
 
 
 @asynccontextmanager
-async def serving(limits: ConnectionLimits) -> AsyncIterator[tuple[str, int]]:
+async def serving(limits: ConnectionLimits, app: ASGIApp = OK) -> AsyncIterator[tuple[str, int]]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = HTTPServer(PlainTextResponse("ok"), listener, has_lifespan=False, limits=limits)
+    server = HTTPServer(app, listener, has_lifespan=False, limits=limits)
     task = asyncio.create_task(server.run())
     await server.started.wait()
     yield listener.getsockname()
@@ -72,6 +75,30 @@ async def test_a_long_body_is_no_head() -> None:
     post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9000\r\n\r\n"
     async with serving(PATIENT) as address:
         assert b"200 OK" in await answer(address, post, b"a" * 4500, b"a" * 4500, ends=True)
+
+
+async def test_trailers_are_no_headers() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        body = await request.body()
+        await PlainTextResponse(f"{body.decode()} {request.headers.keys()} ok")(scope, receive, send)
+
+    chunked = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nauthorization: y\r\n\r\n"
+    async with serving(PATIENT, app) as address:
+        assert b"x ['host', 'transfer-encoding'] ok" in await answer(address, chunked, ends=True)
+
+
+@pytest.mark.parametrize("more", [b"", b"\r\n"])
+async def test_a_connection_between_requests_ends(more: bytes) -> None:
+    """A blank line, which a request may begin with, does not keep it."""
+    async with serving(ConnectionLimits(keep_alive_s=0.5)) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        async with asyncio.timeout(20):
+            writer.write(GOOD)
+            await reader.readuntil(b"ok")
+            writer.write(more)
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_what_is_no_http_is_400() -> None:

@@ -39,7 +39,6 @@ class HTTPServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=75,
                 backlog=BACKLOG,
             )
         )

@@ -38,8 +38,9 @@ class ConnectionLimits:
     max_head_bytes: int = 64 << 10
     """Of a request's line and headers; also of what follows a body in chunks."""
     head_timeout_s: float = 60.0
-    """From the connection, or a later request's first byte, to the head's end. Between requests uvicorn's own
-    ``timeout_keep_alive`` counts."""
+    """From the connection, or a later request's first byte, to the head's end."""
+    keep_alive_s: float = 75.0
+    """Between two requests."""
     unread_timeout_s: float = 60.0
     """How long what is sent may wait for the client to read on. Until then the answer waits too."""
     linger_s: float = 5.0
@@ -61,6 +62,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, limits: ConnectionLimits, **options: Any) -> None:
         super().__init__(*args, **options)
         self._limits = limits
+        self.timeout_keep_alive = limits.keep_alive_s  # type: ignore[assignment]  # uvicorn's type is int
         self._is_in_message = False
         self._is_in_head = True
         self._is_too_large = False
