@@ -117,7 +117,7 @@ def _engine(runner: ModelRunner, facts: ModelFacts, speculate: int, step_tokens:
             enable_prefix_caching=False,
             num_speculative_tokens=speculate,
             max_speculative_step_tokens=step_tokens,
-            has_draft_model=runner.draft_model is not None,
+            has_draft_model=runner.drafter is not None,
         ),
         runner,
     )
