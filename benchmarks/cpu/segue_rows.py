@@ -1,0 +1,138 @@
+"""Segue on the workloads of the peers' scripts, without HTTP: a JSON line a workload, in the peers' own form.
+
+    python benchmarks/cpu/segue_rows.py --workloads workloads.json --models models --model llama-1b --bits int8
+
+``decode``: prompt 128, 128 new tokens, one stream. ``prefill``: prompt 1024, one new. ``throughput``: 16 requests at
+once.
+Prompts begin differently in every repeat, so that no prefix cache helps. Medians.
+"""
+
+import argparse
+import json
+import os
+import resource
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from segue.core.request import Request, SamplingParams, StopCriteria
+from segue.engine.config import EngineConfig
+from segue.engine.engine import Engine
+from segue.kernels.cpu import _native
+from segue.runner.build import build_runner
+from segue.runner.config import RunnerConfig
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "int8": {"quantize": "int8"},
+    "int4": {"quantize": "int4"},
+}
+MAX_TOKENS = 16 * 400
+
+
+class Offline:
+    def __init__(self, folder: Path, bits: str, threads: int) -> None:
+        started = time.perf_counter()
+        config = RunnerConfig(
+            model_folder=folder, device="cpu", num_threads=threads, max_batch_total_tokens=MAX_TOKENS, **CONFIGS[bits]
+        )
+        runner, self.facts = build_runner(config)
+        self.engine = Engine(EngineConfig(num_blocks=self.facts.num_blocks, block_size=self.facts.block_size), runner)
+        self.load_s = time.perf_counter() - started
+
+    def run(self, requests: list[tuple[list[int], int]]) -> tuple[float, float, int]:
+        """(seconds to the first token, to the last, their number), all requests arriving together."""
+        started = time.perf_counter()
+        for number, (ids, num_new) in enumerate(requests):
+            self.engine.add(self._request(number, ids, num_new))
+        times: list[float] = []
+        while self.engine.has_work:
+            step = self.engine.step()
+            now = time.perf_counter() - started
+            for output in step.outputs if step else ():
+                assert output.error is None, output.error
+                times += [now] * len(output.tokens)
+        return times[0], times[-1], len(times)
+
+    def _request(self, number: int, ids: list[int], num_new: int) -> Request:
+        seq2seq = self.facts.is_encoder_decoder
+        return Request(
+            request_id=number,
+            prompt_token_ids=self.facts.decoder_start_token_ids if seq2seq else tuple(ids),
+            encoder_token_ids=tuple(ids) if seq2seq else None,
+            sampling=SamplingParams(ignore_eos=True),
+            stop=StopCriteria(max_new_tokens=num_new),
+        )
+
+
+def varied(ids: list[int], repeat: int) -> list[int]:
+    return [*ids[:1], (ids[1] + 17 * (repeat + 1)) % 20000 + 300, *ids[2:]]
+
+
+def measure(engine: Offline, workloads: dict[str, Any], only: list[str], repeats: int) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+
+    def runs(requests: list[tuple[list[int], int]]) -> list[tuple[float, float, int]]:
+        return [engine.run([(varied(ids, repeat), n) for ids, n in requests]) for repeat in range(-1, repeats)][1:]
+
+    if "decode" in only:
+        work = workloads["decode"]
+        made = runs([(work["prompt"]["ids"], work["new_tokens"])])
+        rates = [(count - 1) / (last - first) for first, last, count in made]
+        found["decode"] = {
+            "decode_tps": median(rates),
+            "best_tps": max(rates),
+            "ttft_ms": 1e3 * median(m[0] for m in made),
+        }
+    if "prefill" in only and "prefill" in workloads:
+        ids = workloads["prefill"]["prompt"]["ids"]
+        made = runs([(ids, 1)])
+        found["prefill"] = {"prefill_tps": len(ids) / median(first for first, _, _ in made)}
+    if "throughput" in only:
+        made = runs([(work["prompt"]["ids"], work["new_tokens"]) for work in workloads["throughput"]])
+        found["throughput"] = {"tput_tps": median(count / last for _, last, count in made)}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", type=Path, required=True)
+    parser.add_argument("--models", type=Path, required=True, help="the folder that holds the checkpoints")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--bits", choices=CONFIGS, required=True)
+    parser.add_argument("--only", default="decode,prefill,throughput")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--results", type=Path, help="append the lines to this file too")
+    given = parser.parse_args()
+    workloads = json.loads(given.workloads.read_text())[given.model]
+    engine = Offline(given.models / given.model, given.bits, given.threads)
+    bounds = {
+        "read_gb_s": round(_native.measure_read_bandwidth(512 * 2**20) / 1e9, 1),
+        "fp32_gflop_s": round(_native.measure_multiplications(False) / 1e9),
+        "int8_gop_s": round(_native.measure_multiplications(True) / 1e9),
+    }
+    for workload, numbers in measure(engine, workloads, given.only.split(","), given.repeats).items():
+        row = {
+            "peer": "segue",
+            "model": given.model,
+            "dtype": given.bits,
+            "workload": workload,
+            **{key: round(value, 2) for key, value in numbers.items()},
+            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "load_s": round(engine.load_s, 2),
+            "threads": given.threads,
+            "isa": _native.isa(),
+            **bounds,
+        }
+        line = json.dumps(row)
+        print(line, flush=True)
+        if given.results:
+            with given.results.open("a") as file:
+                file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
