@@ -31,15 +31,15 @@ async def metrics_of(client: httpx.AsyncClient) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-async def saturate(client: httpx.AsyncClient, is_enough: asyncio.Event) -> None:
-    body = {"inputs": "Once upon", "parameters": {"max_new_tokens": 200}}
+async def saturate(client: httpx.AsyncClient, num_tokens: int, is_enough: asyncio.Event) -> None:
+    body = {"inputs": "Once upon", "parameters": {"max_new_tokens": num_tokens}}
     while not is_enough.is_set():
         assert (await client.post("/generate", json=body)).status_code in (200, 429)
 
 
 async def watch(client: httpx.AsyncClient) -> None:
-    """Return when all gauges were above 0, and a request was one too many."""
-    missing, is_refused = set(RUNNING), False
+    """Return when all gauges were above 0, a request joined running ones, and a request was one too many."""
+    missing, is_refused = {*RUNNING, 'tgi_batch_concat{reason="chunking"}'}, False
     while missing or not is_refused:
         metrics = await metrics_of(client)
         missing -= {name for name in missing if metrics[name] > 0}
@@ -78,8 +78,8 @@ async def test_M1_every_metric_moves(model: Path, tmp_path: Path) -> None:
             asyncio.TaskGroup() as tasks,
         ):
             is_enough = asyncio.Event()
-            for _ in range(4):
-                tasks.create_task(saturate(client, is_enough))
+            for num_tokens in (100, 130, 170, 210):  # one ends while another runs
+                tasks.create_task(saturate(client, num_tokens, is_enough))
             await watch(client)
             is_enough.set()
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT_S) as client, asyncio.timeout(TIMEOUT_S):
