@@ -128,35 +128,35 @@ bool fit_halves(const float* scales, int64_t count) {
     return true;
 }
 
-// Inputs are padded with codes of any value: activations are 0 there.
-void pack_codes8(const Linear& linear, const uint8_t* codes, int64_t panel) {
-    const int64_t words = (linear.k + 3) / 4;
-    uint32_t* to = reinterpret_cast<uint32_t*>(writable(linear.data)) + panel * words * panel_width;
-    for (int64_t lane = 0; lane < panel_width; ++lane) {
-        int64_t row = row_of(linear, panel, lane);
-        if (row < 0) continue;
-        const uint8_t* from = codes + row * linear.k;
-        for (int64_t word = 0; word < words; ++word, from += 4) {
-            uint32_t value = 0;
-            std::memcpy(&value, from, static_cast<size_t>(std::min<int64_t>(4, linear.k - 4 * word)));
-            to[word * panel_width + lane] = value ^ 0x80808080;
-        }
-    }
+uint32_t word8(const uint8_t* codes, int64_t count) {
+    uint32_t word = 0;
+    std::memcpy(&word, codes, count < 4 ? static_cast<size_t>(count) : 4);
+    return word ^ 0x80808080;
 }
 
-void pack_codes4(const Linear& linear, const uint8_t* codes, int64_t panel) {
-    const int64_t words = (linear.k + 7) / 8;
+uint32_t word4(const uint8_t* codes, int64_t count) {
+    uint32_t halves[2] = {0, 0};
+    std::memcpy(halves, codes, count < 8 ? static_cast<size_t>(count) : 8);
+    return halves[0] | halves[1] << 4;
+}
+
+// Inputs are filled up with codes of any value: activations are 0 there.
+template <int inputs, class Word>
+void pack_words(const Linear& linear, const uint8_t* codes, int64_t panel, Word word_of) {
+    constexpr int64_t block = 64;  // words of all lanes that stay in the first-level cache
+    const int64_t words = (linear.k + inputs - 1) / inputs, whole = linear.k / inputs;
     uint32_t* to = reinterpret_cast<uint32_t*>(writable(linear.data)) + panel * words * panel_width;
-    for (int64_t lane = 0; lane < panel_width; ++lane) {
-        int64_t row = row_of(linear, panel, lane);
-        if (row < 0) continue;
-        const uint8_t* from = codes + row * linear.k;
-        for (int64_t word = 0; word < words; ++word, from += 8) {
-            uint32_t halves[2] = {0, 0};
-            std::memcpy(halves, from, static_cast<size_t>(std::min<int64_t>(8, linear.k - 8 * word)));
-            to[word * panel_width + lane] = halves[0] | halves[1] << 4;
+    for (int64_t first = 0; first < words; first += block)
+        for (int64_t lane = 0; lane < panel_width; ++lane) {
+            const int64_t row = row_of(linear, panel, lane);
+            if (row < 0) continue;
+            const uint8_t* from = codes + row * linear.k;
+            int64_t word = first;
+            for (; word < std::min(first + block, whole); ++word)
+                to[word * panel_width + lane] = word_of(from + word * inputs, inputs);
+            for (; word < std::min(first + block, words); ++word)
+                to[word * panel_width + lane] = word_of(from + word * inputs, linear.k - word * inputs);
         }
-    }
 }
 
 void pack_scales(const Linear& linear, const Codes& codes, int64_t panel) {
@@ -211,9 +211,9 @@ Packed pack_codes(const IntFormat& format, const Codes& codes, int64_t n, int64_
         Range part = slice.part(linear.panels());
         for (int64_t panel = part.begin; panel < part.end; ++panel) {
             if (is8)
-                pack_codes8(linear, codes.codes, panel);
+                pack_words<4>(linear, codes.codes, panel, word8);
             else
-                pack_codes4(linear, codes.codes, panel);
+                pack_words<8>(linear, codes.codes, panel, word4);
             pack_scales(linear, codes, panel);
         }
     });
