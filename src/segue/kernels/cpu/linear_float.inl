@@ -30,45 +30,46 @@ struct BF16 {
     SEGUE_INLINE fnative get(const uint16_t* from) { return native_of_bf16(from); }
 };
 
-template <int R>
-SEGUE_INLINE void load_sums(fnative (&acc)[R][tile_vectors], const float* sums, bool adds) {
+template <int R, int V>
+SEGUE_INLINE void load_sums(fnative (&acc)[R][V], const float* sums, bool adds) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int c = 0; c < tile_vectors; ++c)
+#pragma GCC unroll 8
+        for (int c = 0; c < V; ++c)
             acc[r][c] = adds ? load<fnative>(sums + r * panel_width + c * native_lanes) : fnative{};
 }
 
-template <int R>
-SEGUE_INLINE void store_sums(float* sums, const fnative (&acc)[R][tile_vectors]) {
+template <int R, int V>
+SEGUE_INLINE void store_sums(float* sums, const fnative (&acc)[R][V]) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int c = 0; c < tile_vectors; ++c) store(sums + r * panel_width + c * native_lanes, acc[r][c]);
+#pragma GCC unroll 8
+        for (int c = 0; c < V; ++c) store(sums + r * panel_width + c * native_lanes, acc[r][c]);
 }
 
 // acc += x [R] times one input's weights.
-template <int R>
-SEGUE_INLINE void multiply_add(fnative (&acc)[R][tile_vectors], const float* x, const fnative (&w)[tile_vectors]) {
+template <int R, int V>
+SEGUE_INLINE void multiply_add(fnative (&acc)[R][V], const float* x, const fnative (&w)[V]) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
         fnative a = splat(x[r]);
-#pragma GCC unroll 4
-        for (int c = 0; c < tile_vectors; ++c) acc[r][c] = fused(a, w[c], acc[r][c]);
+#pragma GCC unroll 8
+        for (int c = 0; c < V; ++c) acc[r][c] = fused(a, w[c], acc[r][c]);
     }
 }
 
-// x [k][R] times `tile_columns` columns of weights [k][panel_width], into or added to sums [R][panel_width].
+// x [k][R] times `columns_of` R columns of weights [k][panel_width], into or added to sums [R][panel_width].
 template <class Weights, int R>
 static void float_tile(
     const typename Weights::Storage* weights, const float* x, int64_t k, bool adds, Ahead ahead, float* sums) {
-    fnative acc[R][tile_vectors];
+    constexpr int V = vectors_of<R>;
+    fnative acc[R][V];
     load_sums<R>(acc, sums, adds);
     for (int64_t i = 0; i < k; ++i, weights += panel_width, x += R) {
         ahead.ask();
-        fnative w[tile_vectors];
-#pragma GCC unroll 4
-        for (int c = 0; c < tile_vectors; ++c) w[c] = Weights::get(weights + c * native_lanes);
+        fnative w[V];
+#pragma GCC unroll 8
+        for (int c = 0; c < V; ++c) w[c] = Weights::get(weights + c * native_lanes);
         multiply_add<R>(acc, x, w);
     }
     store_sums<R>(sums, acc);
@@ -85,7 +86,7 @@ class FloatPanel {
 
     template <int R>
     void tile(const float* x, float* sums) const {
-        for (int64_t column = 0; column < panel_width; column += tile_columns)
+        for (int64_t column = 0; column < panel_width; column += columns_of<R>)
             float_tile<Weights, R>(data_ + column, x, k_, false, {at(0), 0}, sums + column);
     }
 
@@ -129,7 +130,7 @@ struct BlockTile {
 
     template <int R>
     void run() const {
-        for (int64_t column = 0; column < panel_width; column += tile_columns)
+        for (int64_t column = 0; column < panel_width; column += columns_of<R>)
             float_tile<F32, R>(weights + column, x, count, adds, ahead, sums + column);
     }
 };
@@ -155,7 +156,7 @@ static void transpose_into_tiles(
 
 template <class Panel>
 static void float_piece(const Panel& panel, Blocks blocks, Tiles tiles, Piece piece, const float* x, float* sums) {
-    if (tiles.count == 1) return with_height(tiles.height, WholeTile<Panel>{panel, x, sums});
+    if (reads_once(tiles)) return with_height(tiles.height, WholeTile<Panel>{panel, x, sums});
     alignas(64) float buffer[block_inputs * panel_width];
     for (int64_t i = 0; i < blocks.inputs; i += blocks.size) {
         const int64_t count = blocks.count_at(i);
@@ -173,7 +174,7 @@ static void run_float(const Linear& weight, const LinearCall& call, const Slice&
     if (call.rows <= 0) return;
     const Tiles tiles = tiles_of(call.rows);
     const int64_t inputs = Panel::padded(weight.k);
-    const Blocks blocks{inputs, tiles.count == 1 ? inputs : block_inputs};
+    const Blocks blocks{inputs, reads_once(tiles) ? inputs : block_inputs};
     const float* x = call.x;
     if (call.rows > 1 || inputs != weight.k || weight.permutation) {
         float* transposed = reinterpret_cast<float*>(call.scratch);

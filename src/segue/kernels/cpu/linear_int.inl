@@ -102,24 +102,24 @@ struct Codes4Bytes : Codes4 {
 // Steps a block: 24 KiB of bytes.
 constexpr int64_t block_steps = 192;
 
-// x words [words * steps][R] times `words` words of `tile_columns` columns, as exact integers.
-template <class Codes, int R>
+// x words [words * steps][R] times `words` words of `columns_of` R columns, as exact integers.
+template <class Codes, int R, int V>
 SEGUE_INLINE void add_products(
-    const std::byte* data, int64_t words, const int32_t* x, Ahead& ahead, inative (&sums)[R][tile_vectors]) {
+    const std::byte* data, int64_t words, const int32_t* x, Ahead& ahead, inative (&sums)[R][V]) {
     for (int64_t i = 0; i < words; ++i, data += 4 * panel_width) {
-        unative word[tile_vectors];
+        unative word[V];
         ahead.ask();
-#pragma GCC unroll 4
-        for (int c = 0; c < tile_vectors; ++c) word[c] = load<unative>(data + 4 * c * native_lanes);
+#pragma GCC unroll 8
+        for (int c = 0; c < V; ++c) word[c] = load<unative>(data + 4 * c * native_lanes);
 #pragma GCC unroll 2
         for (int step = 0; step < Codes::steps; ++step, x += R) {
-            typename Codes::Prepared w[tile_vectors];
-#pragma GCC unroll 4
-            for (int c = 0; c < tile_vectors; ++c) w[c] = Codes::prepare(word[c], step);
+            typename Codes::Prepared w[V];
+#pragma GCC unroll 8
+            for (int c = 0; c < V; ++c) w[c] = Codes::prepare(word[c], step);
 #pragma GCC unroll 12
             for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-                for (int c = 0; c < tile_vectors; ++c) sums[r][c] = Codes::dot(sums[r][c], w[c], x[r]);
+#pragma GCC unroll 8
+                for (int c = 0; c < V; ++c) sums[r][c] = Codes::dot(sums[r][c], w[c], x[r]);
         }
     }
 }
@@ -139,12 +139,12 @@ struct IntPart {
 };
 
 // One group's sums to floats, added to those of the groups before it.
-template <int R>
+template <int R, int V>
 SEGUE_INLINE void add_group(
-    const IntPart& part, int64_t group, int64_t column, const inative (&acc)[R][tile_vectors]) {
+    const IntPart& part, int64_t group, int64_t column, const inative (&acc)[R][V]) {
     const float* x_scales = part.x_scales + group * R;
-#pragma GCC unroll 4
-    for (int c = 0; c < tile_vectors; ++c) {
+#pragma GCC unroll 8
+    for (int c = 0; c < V; ++c) {
         const int64_t at = column + c * native_lanes;
         const fnative scale = part.scales.scale(group * panel_width + at);
         fnative products[R];
@@ -165,13 +165,13 @@ SEGUE_INLINE void add_group(
 }
 
 // Into `acc`: what a group begins with, or goes on with.
-template <class Codes, int R>
+template <class Codes, int R, int V>
 SEGUE_INLINE void begin_group(
-    const IntPart& part, int64_t group, bool continues, int64_t column, inative (&acc)[R][tile_vectors]) {
+    const IntPart& part, int64_t group, bool continues, int64_t column, inative (&acc)[R][V]) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int c = 0; c < tile_vectors; ++c) {
+#pragma GCC unroll 8
+        for (int c = 0; c < V; ++c) {
             const int32_t* partial = part.partials + r * panel_width + column + c * native_lanes;
             if (continues)
                 acc[r][c] = load<inative>(partial);
@@ -184,11 +184,12 @@ SEGUE_INLINE void begin_group(
 
 template <class Codes, int R>
 static void int_tile(IntPart part, int64_t column) {
+    constexpr int V = vectors_of<R>;
     const std::byte* data = part.data + 4 * column;
     if (part.begin == 0) {
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r)
-            for (int c = 0; c < tile_vectors; ++c)
+            for (int c = 0; c < V; ++c)
                 store(part.sums + r * panel_width + column + c * native_lanes, fnative{});
     }
     for (int64_t step = part.begin; step < part.end;) {
@@ -196,7 +197,7 @@ static void int_tile(IntPart part, int64_t column) {
         int64_t whole = (group + 1) * part.group_steps;
         if (whole > part.last) whole = part.last;
         const int64_t end = whole < part.end ? whole : part.end;
-        inative acc[R][tile_vectors];
+        inative acc[R][V];
         begin_group<Codes, R>(part, group, step > group * part.group_steps, column, acc);
         const int64_t words = (end - step) / Codes::steps;
         add_products<Codes, R>(data, words, part.x, part.ahead, acc);
@@ -209,8 +210,8 @@ static void int_tile(IntPart part, int64_t column) {
         }
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-            for (int c = 0; c < tile_vectors; ++c)
+#pragma GCC unroll 8
+            for (int c = 0; c < V; ++c)
                 store(part.partials + r * panel_width + column + c * native_lanes, acc[r][c]);
     }
 }
@@ -221,7 +222,7 @@ struct IntTile {
 
     template <int R>
     void run() const {
-        for (int64_t column = 0; column < panel_width; column += tile_columns) int_tile<Codes, R>(part, column);
+        for (int64_t column = 0; column < panel_width; column += columns_of<R>) int_tile<Codes, R>(part, column);
     }
 };
 
@@ -235,10 +236,10 @@ static void expand4(const std::byte* from, int64_t words, std::byte* to) {
         }
 }
 
-// Blocks of whole groups, or groups of whole and parts of blocks; a single tile has all steps in one.
+// Blocks of whole groups, or groups of whole and parts of blocks; all steps in one where they are read once.
 static inline Blocks int_blocks(const Linear& weight, Tiles tiles) {
     const int64_t steps = steps_of(weight.k), group = weight.group / 4;
-    if (tiles.count == 1) return {steps, steps};
+    if (reads_once(tiles)) return {steps, steps};
     return {steps, group < block_steps ? block_steps / group * group : block_steps};
 }
 
@@ -258,7 +259,7 @@ static void int_piece(const Linear& weight, const Quantized& x, Piece piece, flo
     for (int64_t begin = 0; begin < steps; begin += blocks.size) {
         const int64_t end = begin + blocks.size < steps ? begin + blocks.size : steps;
         const int64_t num_bytes = (end - begin) * step_bytes<Codes>;
-        const bool expands = Codes::steps == 2 && x.tiles.count > 1;
+        const bool in_blocks = !reads_once(x.tiles), expands = Codes::steps == 2 && in_blocks;
         if (expands) expand4(data, (end - begin) / 2, buffer);
         for (int64_t tile = 0; tile < piece.tiles; ++tile) {
             const int64_t at = x.group_offset(0, piece.first_tile + tile), offset = tile * height * panel_width;
@@ -272,8 +273,8 @@ static void int_piece(const Linear& weight, const Quantized& x, Piece piece, flo
                                weight.group / 4,
                                steps,
                                weight.zeros != nullptr,
-                               x.tiles.count > 1 ? Ahead::of_tile(data + num_bytes, num_bytes, tile, end - begin)
-                                                 : Ahead{data, 0},
+                               in_blocks ? Ahead::of_tile(data + num_bytes, num_bytes, tile, end - begin)
+                                         : Ahead{data, 0},
                                sums + offset,
                                partials + offset};
             if (expands)

@@ -17,6 +17,13 @@ constexpr int max_tile_rows = 4, tile_columns = 8;
 #endif
 constexpr int tile_vectors = tile_columns / native_lanes;
 
+// Columns of a tile of few rows: a whole panel, read front to back, where registers hold its sums.
+constexpr int max_wide_rows = max_tile_rows * tile_columns * 2 / 3 / panel_width;
+template <int R>
+constexpr int columns_of = R <= max_wide_rows ? panel_width : tile_columns;
+template <int R>
+constexpr int vectors_of = columns_of<R> / native_lanes;
+
 constexpr int max_block_rows = 192;
 
 struct Tiles {
@@ -29,7 +36,12 @@ static inline Tiles tiles_of(int64_t rows) {
     return {static_cast<int>((rows + count - 1) / count), count};
 }
 
-// Several tiles meet a panel block by block, so that a block and a tile's inputs for it stay in the first-level cache.
+// Whether weights are read once, front to back: one tile that is as wide as a panel.
+static inline bool reads_once(Tiles tiles) {
+    return tiles.count == 1 && (tile_columns == panel_width || tiles.height <= max_wide_rows);
+}
+
+// Else tiles meet a panel block by block, so that a block and a tile's inputs for it stay in the first-level cache.
 // Activations are laid out accordingly: [blocks][tiles][inputs of the block][height].
 struct Blocks {
     int64_t inputs, size;  // of all, of a block (the last may have fewer)
