@@ -173,12 +173,14 @@ class ServeConfig:
     speculate: int | None = _batch(
         None,
         "Guess up to so many tokens of a sequence in a step, from its own past or by speculative-model. The answers "
-        "stay the same; those that repeat something come faster. Default: 4 with speculative-model, else 0.",
+        "stay the same; those that repeat something come faster. Default: 4 with speculative-model, all heads of a "
+        "Medusa model or MLP speculator, else 0.",
         metavar="N",
     )
     speculative_model: str | None = _batch(
         None,
-        "A small model with the same vocabulary that guesses for the large one: a folder or a Hub id.",
+        "What guesses for the model: a small one with the same vocabulary, or Medusa or MLP speculator heads for it. "
+        "A folder or a Hub id.",
         metavar="MODEL",
     )
 
