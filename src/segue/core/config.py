@@ -198,6 +198,11 @@ class ServeConfig:
     tgi_wiggle_room: float = _device(
         0.9, "Share of the GPU's remaining memory that the KV cache may take.", metavar="F"
     )
+    disable_weight_cache: bool = _device(
+        False,
+        "Do not keep packed weights on disk ($XDG_CACHE_HOME/segue/weights) for the next start. They take at most a "
+        "tenth of the free disk.",
+    )
     shard_uds_path: str = _device(
         "/tmp/text-generation-server",  # noqa: S108
         "Prefix of the engine's socket, for text-generation-benchmark and text-generation-router; where another "

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from segue.core.config import ServeConfig
+from segue.core.config import ServeConfig, cache_folder
 from segue.core.errors import EngineDeadError, SegueError
 from segue.core.output import EngineInfo
 from segue.launcher.logs import set_up_logging
@@ -142,6 +142,7 @@ def runner_config(config: ServeConfig, model_folder: Path) -> "RunnerConfig":
         dtype=config.dtype,
         quantize=config.quantize,
         int8_activations=config.int8_activations,
+        weight_cache=None if config.disable_weight_cache else cache_folder() / "weights",
         device=config.device,
         block_size=config.block_size,
         max_total_tokens=config.max_total_tokens,

@@ -32,10 +32,9 @@ class OutputHead(Linear):
         self.tied_to = [tied_to] if tied_to is not None else []  # a list, so that it is not a second submodule
 
     def finish_loading(self) -> None:
+        is_open = self.quantized is None and self.packed is None
         for embedding in self.tied_to:
-            if self.quantized is not None or self.packed is not None:
-                break
             if embedding.weight.is_meta:  # a checkpoint that kept only the head's of the two names
                 embedding.weight = self.weight
-            elif self.weight.is_meta or torch.equal(self.weight, embedding.weight):
+            elif is_open and (self.weight.is_meta or torch.equal(self.weight, embedding.weight)):
                 self.weight = embedding.weight

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from segue.layers.base import Layer, emptied
 from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear
 from segue.models.base import Model
+from segue.models.weight_cache import WeightCache, cache_key
 from segue.models.weight_files import tensor_names, tensors_of, weight_files
 from segue.quantization.base import PackedTensors
 from segue.quantization.formats import Quantization
@@ -37,6 +38,7 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device,
     quantization: Quantization | None = None,
+    cache_folder: Path | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Give every parameter of ``model`` its tensor from ``folder``, on ``device``, to compute in ``dtype``.
@@ -44,7 +46,8 @@ def load_weights(
     The CPU's native kernels compute in float32 whatever the weights are in. With them, matrices stay in 16 bits where
     the checkpoint has them so or ``dtype`` says so, and all other weights are float32.
 
-    Tensors that ``quantization`` rounds are read, rounded and given up one by one.
+    Tensors that ``quantization`` rounds are read, rounded and given up one by one. Native weights are taken from
+    ``cache_folder`` where they are there, and kept there for the next time where they are not.
 
     Raises:
         ConfigError: a tensor has the wrong shape, or parameters are missing.
@@ -53,11 +56,12 @@ def load_weights(
     total = sum(file.stat().st_size for file in files)
     done = 0
     loading = _Loading(model, dtype, device, quantization)
+    cache = None if cache_folder is None else loading.use_cache(cache_folder, files, quantization)
     packed = None
     if quantization is not None and quantization.stored is not None:
         packed = PackedTensors(quantization.stored, [name for file in files for name in tensor_names(file)])
     for file in files:
-        for name, tensor in tensors_of(file):
+        for name, tensor in tensors_of(file, loading.wants):
             if packed is not None and packed.owns(name):
                 if (complete := packed.take(name, tensor)) is not None:
                     loading.take_quantized(*complete)
@@ -67,6 +71,10 @@ def load_weights(
             if progress is not None:
                 progress(done, total)
     loading.finish(folder)
+    if progress is not None:
+        progress(total, total)
+    if cache is not None:
+        loading.store(cache)
 
 
 def linear_weight(model: Model, name: str) -> Linear | None:
@@ -86,12 +94,51 @@ class _Loading:
         self.model, self.dtype, self.device = model, dtype, device
         model.dtype = dtype
         self.is_native = device.type == "cpu" and cpu.is_available()
+        self.stored = None if quantization is None else quantization.stored
         self.unexpected: list[str] = []
+        self.cached: set[Linear] = set()
         self.layers = {name: module for name, module in model.named_modules() if isinstance(module, Layer)}
         for layer in self.layers.values():
             if isinstance(layer, Linear) and quantization is not None:
                 is_head = isinstance(layer, OutputHead)
                 layer.rounding = quantization.head_rounding if is_head else quantization.rounding(layer.weight.shape[1])
+
+    def use_cache(self, folder: Path, files: list[Path], quantization: Quantization | None) -> WeightCache | None:
+        """Take the layers that are in the cache; the cache itself where it is to be written."""
+        if not self.is_native:
+            return None
+        facts = {
+            "config": self.model.config.values,
+            "dtype": self.dtype,
+            "quantization": quantization,
+            "layers": [(name, *layer.weight.shape, layer.gate) for name, layer in self._linears()],
+        }
+        cache = WeightCache(folder, cache_key(files, facts))
+        found = cache.load()
+        for name, layer in self._linears():
+            if name in found:
+                layer.packed = found[name]
+                self.cached.add(layer)
+        return None if found else cache
+
+    def store(self, cache: WeightCache) -> None:
+        packed = {name: layer.packed for name, layer in self._linears()}
+        cache.store({name: p for name, p in packed.items() if not isinstance(p, Tensor | QuantizedWeight | None)})
+
+    def wants(self, name: str) -> bool:
+        """Whether the checkpoint's tensor is of any use: those of cached layers' weights are not."""
+        if not self.cached:
+            return True
+        owner = None if self.stored is None else self.stored.split(name)
+        target = name if owner is None else f"{owner[0]}.weight"
+        layer, _, leaf = _target(self.model, _renamed(self.model, target))
+        is_tied = isinstance(layer, OutputHead) and layer.tied_to  # may be the only one that has the embeddings
+        return leaf != "weight" or layer not in self.cached or bool(is_tied)
+
+    def _linears(self) -> Iterator[tuple[str, Linear]]:
+        for name, layer in self.layers.items():
+            if isinstance(layer, Linear):
+                yield name, layer
 
     def take(self, name: str, tensor: Tensor) -> None:
         for target, value in self.model.convert(_renamed(self.model, name), tensor):
@@ -147,7 +194,7 @@ class _Loading:
 
     def _pack(self, layer: Layer) -> None:
         layer.pack()
-        if isinstance(layer, Linear) and layer.weight.is_meta:
+        if isinstance(layer, Linear) and (layer.weight.is_meta or layer in self.cached):
             layer.weight = emptied(layer.weight.to(self.dtype))  # of what the activations are, not of the checkpoint
 
     def finish(self, folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 
 import torch
@@ -10,6 +11,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from segue.core.errors import ConfigError
+
+_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
 
 __all__ = ["tensor_names", "tensors_of", "weight_files"]
 
@@ -53,17 +66,46 @@ def tensor_names(file: Path) -> list[str]:
         raise _damaged(file, error) from error
 
 
-def tensors_of(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) one by one. Raises ConfigError when the file is damaged, or holds pickled code."""
+def tensors_of(file: Path, is_wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) one by one, of those whose names are wanted, each in memory of its own.
+
+    Raises ConfigError when the file is damaged, or holds pickled code.
+    """
     try:
         if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118 - not a dict
-                    yield name, handle.get_tensor(name)
+            yield from _read_safetensors(file, is_wanted)
         else:
-            yield from _read_bin(file).items()
+            yield from ((name, tensor) for name, tensor in _read_bin(file).items() if is_wanted(name))
     except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise _damaged(file, error) from error
+
+
+def _read_safetensors(file: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors in the order of the file. They are read, not mapped: a map's pages stay in memory until the last tensor,
+    which made the peak that of the whole file and the model."""
+    with safe_open(file, framework="pt") as checked, file.open("rb", buffering=0) as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(length))
+        entries = [(name, header[name]) for name in checked.keys() if is_wanted(name)]  # noqa: SIM118 - not a dict
+        for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
+            dtype = _DTYPES.get(entry["dtype"])
+            if dtype is None:
+                yield name, checked.get_tensor(name)
+                continue
+            start, stop = entry["data_offsets"]
+            data = torch.empty(stop - start, dtype=torch.uint8)
+            handle.seek(8 + length + start)
+            _fill(handle, data.numpy().data)
+            yield name, data.view(dtype).view(entry["shape"])
+
+
+def _fill(handle: FileIO, memory: memoryview) -> None:
+    """One read gives at most 2 GiB."""
+    while memory:
+        count = handle.readinto(memory)
+        if not count:
+            raise EOFError("it is shorter than its header says")
+        memory = memory[count:]
 
 
 def _damaged(file: Path, error: Exception) -> ConfigError:

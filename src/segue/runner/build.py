@@ -119,7 +119,15 @@ def _load(
             config.model_folder, hf_config, dtype=dtype, device=device, trust_remote_code=config.trust_remote_code
         )
     model = family(hf_config)
-    load_weights(model, config.model_folder, dtype=dtype, device=device, quantization=quantization, progress=progress)
+    load_weights(
+        model,
+        config.model_folder,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        cache_folder=config.weight_cache,
+        progress=progress,
+    )
     return model.eval()
 
 

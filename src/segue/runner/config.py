@@ -20,6 +20,8 @@ class RunnerConfig:
     """How to round a float checkpoint's weights (quantization/methods.py), or what a quantized checkpoint must be."""
     int8_activations: bool | None = None
     """Whether quantized weights meet activations rounded to int8; None: as the checkpoint or the method says."""
+    weight_cache: Path | None = None
+    """Folder that keeps packed weights for the next start; None: they are packed each time."""
     device: str = "auto"
     """``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     block_size: int = 16
