@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segue.core.errors import GenerationError
 from segue.core.output import TokenOutput
+from segue.kernels.cpu import sampling as native
 from segue.sampling.choose import choose
 from segue.sampling.grammar import GrammarStates
 from segue.sampling.logprobs import TopTokens, prompt_logprobs
@@ -27,6 +28,7 @@ from segue.sampling.processors.top_k import TopK
 from segue.sampling.processors.top_p import TopP
 from segue.sampling.processors.typical_p import TypicalP
 from segue.sampling.processors.watermark import Watermark
+from segue.sampling.random_numbers import uniform
 from segue.sampling.row import SamplingRow
 
 __all__ = ["Sampler", "SamplingRow", "prompt_logprobs"]
@@ -72,7 +74,11 @@ class Sampler:
         assert logits.shape == (len(rows), self.vocab_size), (logits.shape, len(rows), self.vocab_size)
         if not rows:
             return []
+        if logits.device.type == "cpu":
+            logits = logits.float() if logits.stride(-1) == 1 else logits.float().contiguous()
         processed = self._process(logits, rows)
+        if native.can_run(logits) and native.can_run(processed):
+            return _sample_natively(logits, processed, rows)
         ids = choose(processed, rows)
         # A full log_softmax is one fused kernel; logsumexp took 1.7 times as long (bench_sampler.py, one core).
         logprobs = processed.log_softmax(-1)
@@ -107,6 +113,24 @@ class Sampler:
                     processed = logits.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
                 processed = processor.apply(processed, columns)
         return logits.to(torch.float32) if processed is None else processed
+
+
+def _sample_natively(
+    logits: Tensor, processed: Tensor, rows: Sequence[SamplingRow]
+) -> list[TokenOutput | GenerationError]:
+    """One pass over each row, whose logprobs are computed only where alternatives are asked for."""
+    uniforms = [uniform(row.seed, row.position) if row.params.is_sampling else -1.0 for row in rows]
+    chosen = native.choose(processed, uniforms)
+    peaks = chosen.peaks if processed is logits else native.peaks(logits)
+    top_tokens: dict[int, tuple[tuple[int, float], ...]] = {}
+    if any(row.params.top_n_tokens > 0 for row in rows):
+        bounds = torch.tensor([chosen.peaks, chosen.log_totals]).unsqueeze(-1)
+        top = TopTokens.of((processed - bounds[0]).sub_(bounds[1]), rows)
+        top_tokens = {} if top is None else top.unpack(top.pack().tolist())
+    return [
+        _output(i, token_id, logprob, peak, top_tokens.get(i, ()))
+        for i, (token_id, logprob, peak) in enumerate(zip(chosen.ids, chosen.logprobs, peaks, strict=True))
+    ]
 
 
 def _outputs(

@@ -7,6 +7,7 @@
 #include "attention.inl"
 #include "linear.inl"
 #include "rows.inl"
+#include "sampling.inl"
 
 #define SEGUE_TEXT_OF(name) #name
 #define SEGUE_NAME_OF(name) SEGUE_TEXT_OF(name)
@@ -14,6 +15,6 @@
 namespace segue::SEGUE_ISA {
 
 extern const Kernels table;
-const Kernels table = {SEGUE_NAME_OF(SEGUE_ISA), linear_kernels, row_kernels, attention_kernels};
+const Kernels table = {SEGUE_NAME_OF(SEGUE_ISA), linear_kernels, row_kernels, attention_kernels, sampling_kernels};
 
 }  // namespace segue::SEGUE_ISA

@@ -7,6 +7,7 @@
 #include "attention.h"
 #include "linear.h"
 #include "rows.h"
+#include "sampling.h"
 
 namespace segue {
 
@@ -15,6 +16,7 @@ struct Kernels {
     LinearKernels linear;
     RowKernels rows;
     AttentionKernels attention;
+    SamplingKernels sampling;
 };
 
 // The best that this processor runs; SEGUE_CPU_ISA, where set, is the name of a lesser one.

@@ -19,5 +19,6 @@ NB_MODULE(_native, module) {
     segue::bind_linear(module);
     segue::bind_rows(module);
     segue::bind_attention(module);
+    segue::bind_sampling(module);
     segue::bind_program(module);
 }

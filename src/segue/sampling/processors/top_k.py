@@ -3,6 +3,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from segue.kernels.cpu import sampling as native
 from segue.sampling.processors.base import Column
 from segue.sampling.row import SamplingRow
 
@@ -23,6 +24,9 @@ class TopK:
         return Column.of([k if 0 < k < self._vocab_size else 0 for k in limits], off=0)
 
     def apply(self, logits: Tensor, columns: Column) -> Tensor:
+        if native.can_run(logits):
+            native.keep_top_k(logits, columns.rows, [int(limit) for limit in columns.values])
+            return logits
         part = columns.take(logits)
         largest = part.topk(int(max(columns.values))).values
         kth = largest.gather(-1, columns.tensor(torch.int64, logits.device) - 1)

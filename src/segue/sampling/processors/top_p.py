@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from segue.kernels.cpu import sampling as native
 from segue.sampling.masses import masses, reach
 from segue.sampling.processors.base import Column
 from segue.sampling.processors.prefix import ascending, boundary
@@ -36,6 +37,9 @@ class TopP:
         return Nuclei(top_p, max(limits) if min(limits) > 0 else None)
 
     def apply(self, logits: Tensor, columns: Nuclei) -> Tensor:
+        if native.can_run(logits):
+            native.keep_top_p(logits, columns.top_p.rows, columns.top_p.values)
+            return logits
         part = columns.top_p.take(logits)
         vocab_size, peak = part.shape[-1], part.amax(-1, keepdim=True)
         limit = columns.max_top_k

@@ -1,0 +1,207 @@
+#include "sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels.h"
+#include "team.h"
+
+namespace segue {
+namespace {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr int sum_bits = 62;
+
+// Room for the sum of as many peaks as there are ids.
+float unit_of(int64_t vocab_size) {
+    int bits = 0;
+    while (vocab_size >> bits) ++bits;
+    return std::ldexp(1.0f, sum_bits - bits);
+}
+
+int64_t num_chunks(int64_t vocab_size) { return (vocab_size + logit_chunk - 1) / logit_chunk; }
+
+// One row, and what is known of its chunks.
+class Row {
+  public:
+    Row(float* logits, int64_t size) : x_(logits), size_(size), unit_(unit_of(size)), largest_(num_chunks(size)) {
+        table_.maxima(x_, size_, largest_.data());
+        peak_ = -infinity;
+        for (float each : largest_) peak_ = std::isnan(peak_) || each <= peak_ ? peak_ : each;
+    }
+
+    float peak() const { return peak_; }
+    int64_t argmax() const {
+        auto chunk = std::find(largest_.begin(), largest_.end(), peak_) - largest_.begin();
+        return std::find(begin_of(chunk), end_of(chunk), peak_) - x_;
+    }
+
+    // The sum of all masses. Fills in those of the chunks.
+    int64_t total() {
+        sums_.resize(largest_.size());
+        table_.mass_sums(x_, size_, peak_, unit_, sums_.data());
+        int64_t total = 0;
+        for (int64_t sum : sums_) total += sum;
+        return total;
+    }
+
+    float log_total(int64_t total) const {
+        return static_cast<float>(std::log(static_cast<double>(total) / static_cast<double>(unit_)));
+    }
+
+    // The first id whose cumulative mass exceeds `target`. After `total`.
+    int64_t draw(int64_t target) const {
+        size_t chunk = 0;
+        for (; chunk + 1 < sums_.size() && sums_[chunk] <= target; ++chunk) target -= sums_[chunk];
+        int64_t masses[logit_chunk], begin = static_cast<int64_t>(chunk) * logit_chunk;
+        int64_t count = std::min(logit_chunk, size_ - begin), i = 0;
+        table_.masses(x_ + begin, count, peak_, unit_, masses);
+        while (i + 1 < count && masses[i] <= target) target -= masses[i++];
+        return begin + i;
+    }
+
+    // The logits that are at least `least`, in any order.
+    void collect(float least, std::vector<float>* found) const {
+        found->clear();
+        for (size_t chunk = 0; chunk < largest_.size(); ++chunk) {
+            if (largest_[chunk] < least) continue;
+            for (const float* x = begin_of(chunk); x != end_of(chunk); ++x)
+                if (*x >= least) found->push_back(*x);
+        }
+    }
+
+    // A number that at least `count` logits reach.
+    float reached_by(int64_t count) const {
+        if (count > static_cast<int64_t>(largest_.size())) return -infinity;
+        std::vector<float> chunks = largest_;
+        std::nth_element(chunks.begin(), chunks.begin() + count - 1, chunks.end(), std::greater<float>());
+        return chunks[static_cast<size_t>(count - 1)];
+    }
+
+    void masses(const std::vector<float>& logits, std::vector<int64_t>* masses) const {
+        masses->resize(logits.size());
+        table_.masses(logits.data(), static_cast<int64_t>(logits.size()), peak_, unit_, masses->data());
+    }
+
+    void drop_below(float least) const { table_.drop_below(x_, size_, least); }
+
+    // Drops the first `count` of the ids whose logit is `logit`.
+    void drop_first(float logit, int64_t count) const {
+        for (size_t chunk = 0; count > 0 && chunk < largest_.size(); ++chunk) {
+            if (largest_[chunk] < logit) continue;
+            for (float* x = x_ + chunk * logit_chunk; count > 0 && x != end_of(chunk); ++x)
+                if (*x == logit) *x = -infinity, --count;
+        }
+    }
+
+  private:
+    const float* begin_of(size_t chunk) const { return x_ + chunk * logit_chunk; }
+    const float* end_of(size_t chunk) const {
+        return x_ + std::min(static_cast<int64_t>(chunk + 1) * logit_chunk, size_);
+    }
+
+    const SamplingKernels& table_ = kernels().sampling;
+    float* x_;
+    int64_t size_;
+    float unit_, peak_;
+    std::vector<float> largest_;
+    std::vector<int64_t> sums_;
+};
+
+Chosen choose_in(float* logits, int64_t size, double uniform) {
+    Row row(logits, size);
+    if (!std::isfinite(row.peak())) return {0, std::nanf(""), row.peak(), 0};
+    int64_t total = row.total();
+    int64_t id = row.argmax();
+    // Below the total even where the product is rounded up: see draw() in sampling/choose.py.
+    if (uniform >= 0) id = row.draw(static_cast<int64_t>(uniform * static_cast<double>(total)));
+    float log_total = row.log_total(total);
+    return {id, (logits[id] - row.peak()) - log_total, row.peak(), log_total};
+}
+
+void keep_top_k(float* logits, int64_t size, int64_t limit) {
+    Row row(logits, size);
+    if (std::isnan(row.peak())) return;
+    std::vector<float> best;
+    row.collect(row.reached_by(limit), &best);
+    std::nth_element(best.begin(), best.begin() + limit - 1, best.end(), std::greater<float>());
+    row.drop_below(best[static_cast<size_t>(limit - 1)]);
+}
+
+// `best`, descending, holds every logit from its last one up: where do their masses reach `target`?
+// Drops what is below; false: they do not.
+bool cut_at(const Row& row, const std::vector<float>& best, int64_t target) {
+    std::vector<int64_t> masses;
+    row.masses(best, &masses);
+    size_t i = 0;
+    int64_t sum = 0;
+    while (i < best.size() && sum + masses[i] < target) sum += masses[i++];
+    if (i == best.size()) return false;
+    float edge = best[i];
+    auto first = std::lower_bound(best.begin(), best.end(), edge, std::greater<float>());
+    auto last = std::upper_bound(best.begin(), best.end(), edge, std::greater<float>());
+    int64_t before = 0;
+    for (auto each = best.begin(); each != first; ++each) before += masses[static_cast<size_t>(each - best.begin())];
+    int64_t one = std::max<int64_t>(masses[i], 1), needed = std::max<int64_t>((target - before + one - 1) / one, 1);
+    row.drop_below(edge);
+    row.drop_first(edge, (last - first) - needed);
+    return true;
+}
+
+void keep_top_p(float* logits, int64_t size, double share) {
+    Row row(logits, size);
+    if (!std::isfinite(row.peak())) return;
+    double reached = std::ceil(static_cast<double>(row.total()) * share);
+    int64_t target = std::max<int64_t>(static_cast<int64_t>(reached), 1);
+    std::vector<float> best;
+    // Most of the mass is near the peak: sort no more than needed.
+    for (float depth : {4.0f, 8.0f, 16.0f, 64.0f}) {
+        row.collect(row.peak() - depth, &best);
+        std::sort(best.begin(), best.end(), std::greater<float>());
+        if (cut_at(row, best, target)) return;
+    }
+}
+
+}  // namespace
+
+std::vector<Chosen> choose(const LogitRows& rows, const std::vector<double>& uniforms) {
+    std::vector<Chosen> choices(uniforms.size());
+    Team::get().run([&](const Slice& slice) {
+        Range mine = slice.part(static_cast<int64_t>(uniforms.size()));
+        for (int64_t i = mine.begin; i < mine.end; ++i)
+            choices[static_cast<size_t>(i)] =
+                choose_in(rows.data + i * rows.stride, rows.vocab_size, uniforms[static_cast<size_t>(i)]);
+    });
+    return choices;
+}
+
+std::vector<float> peaks_of(const LogitRows& rows, int64_t count) {
+    std::vector<float> peaks(static_cast<size_t>(count));
+    Team::get().run([&](const Slice& slice) {
+        Range mine = slice.part(count);
+        for (int64_t i = mine.begin; i < mine.end; ++i)
+            peaks[static_cast<size_t>(i)] = Row(rows.data + i * rows.stride, rows.vocab_size).peak();
+    });
+    return peaks;
+}
+
+template <class Number, class Keep>
+static void keep(const LogitRows& logits, const std::vector<int64_t>& rows, const std::vector<Number>& given,
+                 const Keep& keep) {
+    Team::get().run([&](const Slice& slice) {
+        Range mine = slice.part(static_cast<int64_t>(rows.size()));
+        for (auto i = static_cast<size_t>(mine.begin); i < static_cast<size_t>(mine.end); ++i)
+            keep(logits.data + rows[i] * logits.stride, logits.vocab_size, given[i]);
+    });
+}
+
+void keep_top_k(const LogitRows& logits, const std::vector<int64_t>& rows, const std::vector<int64_t>& limits) {
+    keep(logits, rows, limits, [](float* x, int64_t size, int64_t limit) { keep_top_k(x, size, limit); });
+}
+
+void keep_top_p(const LogitRows& logits, const std::vector<int64_t>& rows, const std::vector<double>& shares) {
+    keep(logits, rows, shares, [](float* x, int64_t size, double share) { keep_top_p(x, size, share); });
+}
+
+}  // namespace segue
