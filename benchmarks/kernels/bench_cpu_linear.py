@@ -6,7 +6,7 @@ Copies of each weight are together larger than the caches, so that small batches
 microseconds a product, GB/s of packed bytes and GFLOP/s, each with its part of what this machine can do (bytes from
 memory, multiply-adds on cached data: float32 for float activations, int8 for integer ones), and how many times faster
 than PyTorch's float32 products (F.linear, and oneDNN on prepacked weights) it was. Times are the 5th percentile of
-many, since the machine may be busy.
+many, since the machine may be busy; with --threads 1 they are processor time, which others do not add to.
 """
 
 import argparse
@@ -69,13 +69,14 @@ def bounds() -> Bounds:
 
 def seconds(runs: Sequence[Callable[[], object]], budget_s: float) -> float:
     """The time of a run, each timed alone: one that only a twentieth was quicker than."""
+    clock = time.thread_time if _native.num_threads() == 1 else time.perf_counter
     times: list[float] = []
     left = budget_s
     while left > 0 or len(times) < 3:
         for run in runs:
-            started = time.perf_counter()
+            started = clock()
             run()
-            times.append(time.perf_counter() - started)
+            times.append(clock() - started)
             left -= times[-1]
     return sorted(times)[len(times) // 20]
 
