@@ -41,7 +41,7 @@ Pack = Callable[[str, Tensor], Packed | None]
 
 
 def _compare(folder: Path, config: PreTrainedConfig, quantization: dict[str, Any], pack: Pack) -> None:
-    """Float activations: equal. int8 activations: as like as rounding them allows."""
+    """Logits with float activations equal those of the model that the codes stand for."""
     model = save_random_model(config, folder)
     quantize_checkpoint(folder, model, quantization, pack)
     expected = hf_logits(model, IDS)
@@ -141,6 +141,22 @@ def test_compressed_tensors_packed(bits: int, symmetric: bool, group: int | None
 
     scheme = _scheme(bits, "group" if group else "channel", group, symmetric=symmetric)
     _compare(tmp_path, LLAMA, _compressed("pack-quantized", scheme), pack)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounded_activations_cost_little(bits: int, tmp_path: Path) -> None:
+    """Asked for by the option, or by the checkpoint itself."""
+
+    def pack(name: str, weight: Tensor) -> Packed:
+        return pack_quantized(round_to_nearest(weight, bits, 32, symmetric=True), bits, symmetric=True)
+
+    model = save_random_model(LLAMA, tmp_path)
+    scheme = _scheme(bits, "group", 32) | {"input_activations": INT8_ACTIVATIONS}
+    quantize_checkpoint(tmp_path, model, _compressed("pack-quantized", scheme), pack)
+    expected = hf_logits(model, IDS)
+    found = logits(tmp_path, IDS)
+    assert torch.equal(found, logits(tmp_path, IDS, int8_activations=True))
+    assert (found - expected).norm() < 0.05 * expected.norm()
 
 
 def test_compressed_tensors_act_order(tmp_path: Path) -> None:
