@@ -136,6 +136,11 @@ def reference_ids(model: Any, prompt: Seq[int]) -> tuple[list[int], list[torch.T
     return ids[-NUM_NEW_TOKENS:], [step[0] for step in output.logits]
 
 
+def recorded(model: Any) -> Any:
+    """The model that a runner's native programs were recorded of, or its model where there are none."""
+    return model.model if isinstance(model, NativeModel) else model
+
+
 class Served:
     """One saved model behind our engine."""
 

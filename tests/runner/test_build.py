@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import edit_config
-from parity import Served, save_random_model
+from parity import Served, recorded, save_random_model
 from transformers import Gemma3TextConfig, GPTNeoXConfig, LlamaConfig
 
 from segue.core.errors import ConfigError
@@ -59,9 +59,9 @@ def test_rope_flags_take_the_place_of_the_configs_scaling(config: Any, rope: dic
     assert _rotations(by_flags), "the model has no rotary module to compare"
 
 
-def _rotations(model: torch.nn.Module) -> list[Any]:
+def _rotations(model: Any) -> list[Any]:
     """The rope settings of every rotary module."""
-    return [module.params for module in model.modules() if type(module).__name__ == "Rotary"]
+    return [module.params for module in recorded(model).modules() if type(module).__name__ == "Rotary"]
 
 
 def test_the_default_dtype_on_cpu_is_float32(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity import Served, save_random_model
+from parity import Served, recorded, save_random_model
 from transformers import LlamaConfig, T5Config
 
 from segue.core.output import RequestOutput
@@ -27,7 +27,7 @@ def _poisoned(folder: Path) -> Served:
     """A served model in which every prompt that holds the token POISON gives NaN."""
     save_random_model(CONFIG, folder)
     served = Served(folder)
-    model: Any = served.recorder.runner.model
+    model: Any = recorded(served.recorder.runner.model)
     model.model.embed_tokens.weight[POISON] = float("nan")
     return served
 
