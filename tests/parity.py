@@ -153,6 +153,7 @@ class Served:
         device: str = "cpu",
         speculate: int = 0,
         draft: Path | None = None,
+        kv_cache_dtype: str = "auto",
     ) -> None:
         """``draft``: folder of a model that guesses; else past tokens are looked up."""
         runner, self.facts = build_runner(
@@ -162,6 +163,7 @@ class Served:
                 dtype="float32",
                 device=device,
                 block_size=BLOCK_SIZE,
+                kv_cache_dtype=kv_cache_dtype,
                 max_batch_total_tokens=num_blocks * BLOCK_SIZE,
             )
         )

@@ -149,6 +149,11 @@ def test_what_is_not_in_this_version_is_refused(environ: dict[str, str], named: 
     assert f"`{named}" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["auto", "float32", "bfloat16", "float16", "int8"])
+def test_kv_cache_dtypes(name: str) -> None:
+    assert resolve({}, {"KV_CACHE_DTYPE": name}).kv_cache_dtype == name
+
+
 @pytest.mark.parametrize("quantize", ["int8", "int4", "gptq", "awq", "compressed-tensors", "eetq", "bitsandbytes-nf4"])
 def test_quantized_weights(quantize: str) -> None:
     assert resolve({}, {"QUANTIZE": quantize}).quantize == quantize

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segue.kernels import reference
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec, RelativeBias
+from segue.kernels.scaled_cache import CacheTensor, ScaledCache
 
 _native = pytest.importorskip("segue.kernels.cpu._native")
 attention = pytest.importorskip("segue.kernels.cpu.attention")
@@ -91,20 +92,24 @@ def spec_of(feature: str, shape: Shape) -> AttentionSpec:
 @dataclass
 class Step:
     q: Tensor
-    k_cache: Tensor
-    v_cache: Tensor
-    scales: dict[str, Tensor]
+    k_cache: CacheTensor
+    v_cache: CacheTensor
     meta: AttentionMetadata
 
     def attend(self, spec: AttentionSpec) -> Tensor:
-        return attention.paged_attention(self.q, self.k_cache, self.v_cache, self.meta, spec, **self.scales)
-
-    def widened(self, cache: Tensor, name: str) -> Tensor:
-        return cache.float() * self.scales[name][..., None] if self.scales else cache.float()
+        return attention.paged_attention(self.q, self.k_cache, self.v_cache, self.meta, spec)
 
     def reference(self, spec: AttentionSpec) -> Tensor:
-        k, v = self.widened(self.k_cache, "key_scales"), self.widened(self.v_cache, "value_scales")
-        return reference.paged_attention(self.q, k, v, self.meta, spec)
+        return reference.paged_attention(self.q, widened(self.k_cache), widened(self.v_cache), self.meta, spec)
+
+
+def widened(cache: CacheTensor) -> Tensor:
+    return cache.widened(slice(None)) if isinstance(cache, ScaledCache) else cache.float()
+
+
+def filled_cache(shape: tuple[int, ...], dtype: torch.dtype, junk: float, scale: float = 9.0) -> CacheTensor:
+    cache = torch.full(shape, junk, dtype=dtype)
+    return ScaledCache(cache, torch.full(shape[:3], scale)) if dtype == torch.int8 else cache
 
 
 def metadata(query_lens: tuple[int, ...], kv_lens: tuple[int, ...], tables: Any, block_size: int) -> AttentionMetadata:
@@ -124,18 +129,15 @@ def make_step(shape: Shape, dtype: torch.dtype = torch.float32) -> Step:
         order = order[count:]
     junk = 100 if dtype == torch.int8 else torch.nan
     rows = (num_blocks, shape.block_size, shape.num_kv_heads)
-    k_cache = torch.full((*rows, shape.key_dim), junk, dtype=dtype)
-    v_cache = torch.full((*rows, shape.value_dim), junk, dtype=dtype)
-    scales = {}
-    if dtype == torch.int8:
-        scales = {"key_scales": torch.full(rows, 9.0), "value_scales": torch.full(rows, 9.0)}
+    k_cache = filled_cache((*rows, shape.key_dim), dtype, junk)
+    v_cache = filled_cache((*rows, shape.value_dim), dtype, junk)
     for table, kv_len in zip(tables, shape.kv_lens, strict=True):
         slots = [table[p // shape.block_size] * shape.block_size + p % shape.block_size for p in range(kv_len)]
         k = torch.randn(kv_len, shape.num_kv_heads, shape.key_dim)
         v = torch.randn(kv_len, shape.num_kv_heads, shape.value_dim)
-        attention.write_kv(k, v, k_cache, v_cache, torch.tensor(slots, dtype=torch.int64), **scales)
+        attention.write_kv(k, v, k_cache, v_cache, torch.tensor(slots, dtype=torch.int64))
     q = torch.randn(sum(shape.query_lens), shape.num_heads, shape.key_dim)
-    return Step(q, k_cache, v_cache, scales, metadata(shape.query_lens, shape.kv_lens, tables, shape.block_size))
+    return Step(q, k_cache, v_cache, metadata(shape.query_lens, shape.kv_lens, tables, shape.block_size))
 
 
 def assert_close(ours: Tensor, expected: Tensor, tolerance: float = 4e-6) -> None:
@@ -172,9 +174,8 @@ def test_a_prompt_in_chunks_gives_the_same_bits(feature: str) -> None:
         lens = (1, 8, 1, 200)
         kv_lens = (ends[0], max(ends[1], 8), ends[2], 1100)
         parts = [step.q[end - count : end] for count, end in zip(lens, kv_lens, strict=True)]
-        together = Step(
-            torch.cat(parts), step.k_cache, step.v_cache, {}, metadata(lens, kv_lens, tables, 16)
-        ).attend(spec)  # fmt: skip
+        meta = metadata(lens, kv_lens, tables, 16)
+        together = Step(torch.cat(parts), step.k_cache, step.v_cache, meta).attend(spec)
         expected = [whole[end - count : end] for count, end in zip(lens, kv_lens, strict=True)]
         assert torch.equal(together, torch.cat(expected)), (ends, threads)
 
@@ -232,14 +233,25 @@ def test_write_rounds_as_pytorch_does(dtype: torch.dtype) -> None:
 def test_int8_cache_keeps_each_head_within_half_a_step() -> None:
     torch.manual_seed(0)
     k = torch.randn(5, 3, 20) * torch.tensor([0.0, 1e-3, 50.0])[None, :, None]
-    k_cache, v_cache = torch.zeros(2, 4, 3, 20, dtype=torch.int8), torch.zeros(2, 4, 3, 20, dtype=torch.int8)
-    scales = {"key_scales": torch.ones(2, 4, 3), "value_scales": torch.ones(2, 4, 3)}
+    k_cache, v_cache = (filled_cache((2, 4, 3, 20), torch.int8, 0, 1.0) for _ in range(2))
     slots = torch.tensor([7, 0, 3, 4, 1])
-    attention.write_kv(k, k, k_cache, v_cache, slots, **scales)
+    attention.write_kv(k, k, k_cache, v_cache, slots)
     step = k.abs().amax(-1, keepdim=True) / 127
-    stored = (k_cache.float() * scales["key_scales"][..., None]).flatten(0, 1)[slots]
+    stored = widened(k_cache).flatten(0, 1)[slots]
     assert ((stored - k).abs() <= step * 0.5001).all()
-    assert torch.equal(k_cache, v_cache)
+    assert torch.equal(stored, widened(v_cache).flatten(0, 1)[slots])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("where", [0, 5, 19])
+def test_int8_cache_keeps_what_is_not_finite(bad: float, where: int) -> None:
+    """Its codes cannot, and finite numbers in its place would let a sequence at fault go on with nonsense."""
+    k = torch.randn(1, 3, 20)
+    k[0, 1, where] = bad
+    cache = filled_cache((1, 4, 3, 20), torch.int8, 0, 1.0)
+    attention.write_kv(k, k, cache, filled_cache((1, 4, 3, 20), torch.int8, 0, 1.0), torch.tensor([2]))
+    assert not widened(cache)[0, 2, 1].isfinite().any()
+    assert widened(cache)[0, 2, [0, 2]].isfinite().all()
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

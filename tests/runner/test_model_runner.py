@@ -10,6 +10,7 @@ from transformers import LlamaConfig, T5Config
 
 from segue.core.output import RequestOutput
 from segue.core.request import Request, SamplingParams, StopCriteria
+from segue.kernels.scaled_cache import ScaledCache
 
 CONFIG = LlamaConfig(
     vocab_size=97,
@@ -23,10 +24,10 @@ CONFIG = LlamaConfig(
 POISON = 5
 
 
-def _poisoned(folder: Path) -> Served:
+def _poisoned(folder: Path, kv_cache_dtype: str = "auto") -> Served:
     """A served model in which every prompt that holds the token POISON gives NaN."""
     save_random_model(CONFIG, folder)
-    served = Served(folder)
+    served = Served(folder, kv_cache_dtype=kv_cache_dtype)
     model: Any = recorded(served.recorder.runner.model)
     model.model.embed_tokens.weight[POISON] = float("nan")
     return served
@@ -60,21 +61,23 @@ def test_a_sequence_whose_logits_are_nan_fails_alone(tmp_path: Path) -> None:
     assert [t.token_id for o in good for t in o.tokens] == alone
 
 
-def test_what_a_failed_sequence_computed_is_never_found_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "int8"])
+def test_what_a_failed_sequence_computed_is_never_found_again(kv_cache_dtype: str, tmp_path: Path) -> None:
     """The same prompt again must fail again, not continue from repaired blocks."""
-    served = _poisoned(tmp_path)
+    served = _poisoned(tmp_path, kv_cache_dtype)
     prompt = [20, 21, POISON, 22, 23, 24, 25, 26, 27]
     for _ in range(2):
         assert _run(served, [prompt])[0][-1].error is not None
 
 
-def test_nothing_that_is_not_finite_stays_in_the_pool(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "float16", "int8"])
+def test_nothing_that_is_not_finite_stays_in_the_pool(kv_cache_dtype: str, tmp_path: Path) -> None:
     """Padding is read before it is masked: NaN left in a block would reach the block's next owner."""
-    served = _poisoned(tmp_path)
+    served = _poisoned(tmp_path, kv_cache_dtype)
     _run(served, [[20, POISON, 22]])
-    for k_cache, v_cache in served.recorder.runner.kv_caches:
-        assert torch.isfinite(k_cache).all()
-        assert torch.isfinite(v_cache).all()
+    for pair in served.recorder.runner.kv_caches:
+        for cache in pair:
+            assert torch.isfinite(cache.scales if isinstance(cache, ScaledCache) else cache).all()
 
 
 @pytest.mark.parametrize("budget", [512, 7])

@@ -72,6 +72,7 @@ _QUANTIZE = (
     "fp8",
 )
 _QUANTIZE_LATER = frozenset({"exl2", "marlin", "fp8"})
+_KV_CACHE_DTYPES_LATER = ("fp8_e4m3fn", "fp8_e5m2")
 
 _model = functools.partial(option, group="Model")
 _limit = functools.partial(option, group="Limits of a request")
@@ -194,6 +195,13 @@ class ServeConfig:
         parser=parse_size,
         metavar="SIZE",
     )
+    kv_cache_dtype: str | None = _device(
+        None,
+        "What keys and values are stored in, on CPU: smaller ones hold more tokens in the same memory and are read "
+        "faster, and the answers change within their rounding. auto (default): the dtype that the model computes in. "
+        "TGI's fp8 names are not in this version.",
+        choices=("auto", "float32", "bfloat16", "float16", "int8", *_KV_CACHE_DTYPES_LATER),
+    )
     cuda_memory_fraction: float = _device(1.0, "Share of the GPU's memory that Segue may use.", metavar="F")
     tgi_wiggle_room: float = _device(
         0.9, "Share of the GPU's remaining memory that the KV cache may take.", metavar="F"
@@ -287,7 +295,6 @@ class ServeConfig:
 
     sharded: bool | None = _later(None, "Split the model over several GPUs (true or false).", metavar="BOOL")
     num_shard: int | None = _later(None, "GPUs to split the model over.", metavar="N")
-    kv_cache_dtype: str | None = _later(None, "KV cache in 8 bits.", choices=("fp8_e4m3fn", "fp8_e5m2"))
     lora_adapters: tuple[str, ...] = _later((), "LoRA adapters to load.", metavar="ID")
     ngrok: bool = _later(False, "Serve through an ngrok tunnel.")
     ngrok_authtoken: str | None = _later(None, "ngrok's token.", secret=True)
@@ -402,7 +409,7 @@ def _refuse_what_comes_later(config: ServeConfig) -> None:
         )
     later = {
         f"--quantize {config.quantize}": config.quantize in _QUANTIZE_LATER,
-        f"--kv-cache-dtype {config.kv_cache_dtype}": config.kv_cache_dtype,
+        f"--kv-cache-dtype {config.kv_cache_dtype}": config.kv_cache_dtype in _KV_CACHE_DTYPES_LATER,
         "--lora-adapters": config.lora_adapters,
         "--ngrok": config.ngrok or config.ngrok_authtoken or config.ngrok_edge,
     }

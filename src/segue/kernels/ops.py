@@ -18,6 +18,7 @@ from segue.kernels.cpu.recorder import Traced, TracedIds
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
 from segue.kernels.quantized import QuantizedWeight
 from segue.kernels.rounding import QUICK_RANGES, Rounding, rounded
+from segue.kernels.scaled_cache import CacheTensor
 
 if TYPE_CHECKING:
     from segue.kernels.cpu.linear import PackedLinear
@@ -125,7 +126,7 @@ def soft_cap(x: Tensor, cap: float) -> Tensor:
     return x.recorder.activate(x, "none", soft_cap=cap) if isinstance(x, Traced) else torch.tanh(x / cap) * cap
 
 
-def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+def write_kv(k: Tensor, v: Tensor, k_cache: CacheTensor, v_cache: CacheTensor, slot_mapping: Tensor) -> None:
     """k, v [num_tokens, num_kv_heads, d] → the slots ``slot_mapping`` [num_tokens] int64 of the caches."""
     if isinstance(k, Traced):
         k.recorder.write(k, v, k_cache, v_cache)
@@ -135,7 +136,7 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
 
 
 def paged_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, meta: AttentionMetadata, spec: AttentionSpec
+    q: Tensor, k_cache: CacheTensor, v_cache: CacheTensor, meta: AttentionMetadata, spec: AttentionSpec
 ) -> Tensor:
     """Attention of packed queries over K/V in blocks.
 

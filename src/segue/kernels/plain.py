@@ -14,26 +14,33 @@ from torch import Tensor
 
 from segue.kernels import reference
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
+from segue.kernels.scaled_cache import CacheTensor, ScaledCache
 
 __all__ = ["paged_attention", "slots_of", "varlen_attention", "write_kv"]
 
 
-def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
-    k_cache.view(-1, *k_cache.shape[2:]).index_copy_(0, slot_mapping, k.to(k_cache.dtype))
-    v_cache.view(-1, *v_cache.shape[2:]).index_copy_(0, slot_mapping, v.to(v_cache.dtype))
+def write_kv(k: Tensor, v: Tensor, k_cache: CacheTensor, v_cache: CacheTensor, slot_mapping: Tensor) -> None:
+    for rows, cache in ((k, k_cache), (v, v_cache)):
+        if isinstance(cache, ScaledCache):
+            cache.write(rows, slot_mapping)
+        else:
+            cache.view(-1, *cache.shape[2:]).index_copy_(0, slot_mapping, rows.to(cache.dtype))
 
 
-def slots_of(cache: Tensor, blocks: slice | Tensor) -> Tensor:
+def slots_of(cache: CacheTensor, blocks: slice | Tensor, dtype: torch.dtype) -> Tensor:
     """The slots of ``blocks`` (see ``AttentionMetadata.sequence_blocks``) in order: [num_slots, num_kv_heads, d].
 
     ``index_select`` copies whole rows and took a third of the time of indexing.
     """
-    chosen = cache[blocks] if isinstance(blocks, slice) else cache.index_select(0, blocks)
-    return chosen.flatten(0, 1)
+    if isinstance(cache, ScaledCache):
+        chosen = cache.widened(blocks)
+    else:
+        chosen = cache[blocks] if isinstance(blocks, slice) else cache.index_select(0, blocks)
+    return chosen.flatten(0, 1).to(dtype)
 
 
 def paged_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, meta: AttentionMetadata, spec: AttentionSpec
+    q: Tensor, k_cache: CacheTensor, v_cache: CacheTensor, meta: AttentionMetadata, spec: AttentionSpec
 ) -> Tensor:
     num_decodes = meta.num_decodes
     out = q.new_empty(q.shape[0], q.shape[1], v_cache.shape[-1])
@@ -44,8 +51,8 @@ def paged_attention(
         start, end = meta.query_starts[i], meta.query_starts[i + 1]
         kv_len = meta.kv_lens[i]
         blocks = meta.sequence_blocks[i]
-        k = slots_of(k_cache, blocks)[:kv_len]
-        v = slots_of(v_cache, blocks)[:kv_len]
+        k = slots_of(k_cache, blocks, q.dtype)[:kv_len]
+        v = slots_of(v_cache, blocks, q.dtype)[:kv_len]
         out[start:end] = _one(q[start:end], k, v, spec, meta, kv_len - (end - start))
     return out
 
@@ -76,7 +83,7 @@ def _one(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, meta: AttentionMe
 
 
 def _decode_each(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, meta: AttentionMetadata, spec: AttentionSpec, out: Tensor
+    q: Tensor, k_cache: CacheTensor, v_cache: CacheTensor, meta: AttentionMetadata, spec: AttentionSpec, out: Tensor
 ) -> None:
     """The first ``num_decodes`` rows of q and ``out``, a sequence at a time.
 
@@ -87,20 +94,20 @@ def _decode_each(
     for i in range(meta.num_decodes):
         kv_len, blocks = meta.kv_lens[i], meta.sequence_blocks[i]
         first = max(0, kv_len - spec.sliding_window) if spec.causal and spec.sliding_window is not None else 0
-        k = slots_of(k_cache, blocks)[first:kv_len]
-        v = slots_of(v_cache, blocks)[first:kv_len]
+        k = slots_of(k_cache, blocks, q.dtype)[first:kv_len]
+        v = slots_of(v_cache, blocks, q.dtype)[first:kv_len]
         visible = None if mask is None else mask[i : i + 1, :, :, first:kv_len]
         out[i] = _attend(q[None, i : i + 1], k[None], v[None], spec, visible)[0, 0]
 
 
 def _decode_padded(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, meta: AttentionMetadata, spec: AttentionSpec, out: Tensor
+    q: Tensor, k_cache: CacheTensor, v_cache: CacheTensor, meta: AttentionMetadata, spec: AttentionSpec, out: Tensor
 ) -> None:
     """The first ``num_decodes`` rows of q and ``out``, all at once."""
     num = meta.num_decodes
     max_len = max(meta.kv_lens[:num])
-    k = k_cache.index_select(0, meta.decode_blocks).view(num, -1, *k_cache.shape[2:])[:, :max_len]
-    v = v_cache.index_select(0, meta.decode_blocks).view(num, -1, *v_cache.shape[2:])[:, :max_len]
+    k = slots_of(k_cache, meta.decode_blocks, q.dtype).view(num, -1, *k_cache.shape[2:])[:, :max_len]
+    v = slots_of(v_cache, meta.decode_blocks, q.dtype).view(num, -1, *v_cache.shape[2:])[:, :max_len]
     out[:num] = _attend(q[:num, None], k, v, spec, _decode_mask(meta, spec, max_len, q.dtype))[:, 0]
 
 

@@ -152,6 +152,7 @@ def runner_config(config: ServeConfig, model_folder: Path) -> "RunnerConfig":
         max_batch_size=config.max_batch_size or MAX_BATCH_SIZE,
         max_batch_total_tokens=config.max_batch_total_tokens,
         kv_cache_bytes=config.kv_cache_memory,
+        kv_cache_dtype=config.kv_cache_dtype or defaults.kv_cache_dtype,
         memory_fraction=config.cuda_memory_fraction * config.tgi_wiggle_room,
         num_threads=config.num_threads,
         trust_remote_code=config.trust_remote_code,

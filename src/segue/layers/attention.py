@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from segue.kernels import ops
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
+from segue.kernels.scaled_cache import CacheTensor
 
 __all__ = ["Attention", "CrossAttention", "EncoderAttention", "ForwardContext", "KVLayerSpec"]
 
@@ -23,7 +24,7 @@ class KVLayerSpec:
 class ForwardContext:
     """One step's attention: passed down explicitly, never global."""
 
-    kv_caches: list[tuple[Tensor, Tensor]]
+    kv_caches: list[tuple[CacheTensor, CacheTensor]]
     """Per layer (k, v), each [num_blocks, block_size, num_kv_heads, dim]."""
     attention: AttentionMetadata
     """Decoder self-attention; in ``encode`` the encoder's own."""

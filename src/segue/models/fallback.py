@@ -149,7 +149,7 @@ class _SequentialSeq2Seq(_Wrapped, Seq2SeqModel):
         assert ctx.cross_attention is not None
         rows = []
         for i, start, end in _spans(ctx):
-            cross = cross_cache(ctx, i)
+            cross = cross_cache(ctx, i, self.inner.dtype)
             cache = transformers.EncoderDecoderCache(BlockCache(ctx, i), cross)
             num_source = ctx.cross_attention.kv_lens[i]
             # The encoder's output is not read again, but its shape is.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
@@ -9,6 +10,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 from segue.kernels import ops
 from segue.kernels.metadata import AttentionMetadata
 from segue.kernels.plain import slots_of
+from segue.kernels.scaled_cache import CacheTensor
 from segue.layers.attention import ForwardContext, KVLayerSpec
 
 __all__ = ["BlockCache", "RecordingCache", "cross_cache"]
@@ -34,8 +36,8 @@ class _BlockLayer(CacheLayerMixin):
         slots = self.ctx.slot_mapping[starts[self.sequence] : starts[self.sequence + 1]]
         ops.write_kv(key_states[0].transpose(0, 1), value_states[0].transpose(0, 1), k_cache, v_cache, slots)
         return (
-            _gather(k_cache, self.ctx.attention, self.sequence),
-            _gather(v_cache, self.ctx.attention, self.sequence),
+            _gather(k_cache, self.ctx.attention, self.sequence, key_states.dtype),
+            _gather(v_cache, self.ctx.attention, self.sequence, value_states.dtype),
         )
 
     def get_seq_length(self) -> int:
@@ -82,17 +84,17 @@ class RecordingCache(Cache):
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
-def cross_cache(ctx: ForwardContext, sequence: int) -> Cache:
+def cross_cache(ctx: ForwardContext, sequence: int, dtype: torch.dtype) -> Cache:
     """One sequence's cross-attention, filled from the blocks: transformers then does not project it again."""
     meta = ctx.cross_attention
     assert meta is not None
     cache = RecordingCache()
     for layer, (k_cache, v_cache) in enumerate(ctx.kv_caches):
-        cache.update(_gather(k_cache, meta, sequence), _gather(v_cache, meta, sequence), layer)
+        cache.update(_gather(k_cache, meta, sequence, dtype), _gather(v_cache, meta, sequence, dtype), layer)
     return cache
 
 
-def _gather(cache: Tensor, meta: AttentionMetadata, sequence: int) -> Tensor:
+def _gather(cache: CacheTensor, meta: AttentionMetadata, sequence: int, dtype: torch.dtype) -> Tensor:
     """[1, num_kv_heads, kv_len, dim]."""
-    rows = slots_of(cache, meta.sequence_blocks[sequence])[: meta.kv_lens[sequence]]
+    rows = slots_of(cache, meta.sequence_blocks[sequence], dtype)[: meta.kv_lens[sequence]]
     return rows.transpose(0, 1)[None]

@@ -82,7 +82,11 @@ def build_runner(
     draft, heads = _load_speculation(config, hf_config, model, device)
     # Both pools have the same number of blocks.
     per_block = sum(
-        kv_cache.bytes_per_block(m.kv_layers, config.block_size, m.dtype) for m in (model, draft) if m is not None
+        kv_cache.bytes_per_block(
+            m.kv_layers, config.block_size, kv_cache.cache_dtype(config.kv_cache_dtype, m.dtype, device)
+        )
+        for m in (model, draft)
+        if m is not None
     )
     if device.type == "cuda":
         num_blocks = _measured_blocks(model, config, device, dtype, per_block)
@@ -141,7 +145,8 @@ def _runner(
     draft: Model | None = None,
     heads: GuessingHeads | None = None,
 ) -> ModelRunner:
-    caches = kv_cache.allocate(model.kv_layers, num_blocks, config.block_size, dtype, device)
+    cache_dtype = kv_cache.cache_dtype(config.kv_cache_dtype, dtype, device)
+    caches = kv_cache.allocate(model.kv_layers, num_blocks, config.block_size, cache_dtype, device)
     sampler = Sampler(
         model.vocab_size,
         watermark_gamma=config.watermark_gamma,
@@ -150,7 +155,8 @@ def _runner(
     )
     drafter: Drafter | None = None if heads is None else HeadDrafter(heads)
     if draft is not None:
-        draft_caches = kv_cache.allocate(draft.kv_layers, num_blocks, config.block_size, draft.dtype, device)
+        cache_dtype = kv_cache.cache_dtype(config.kv_cache_dtype, draft.dtype, device)
+        draft_caches = kv_cache.allocate(draft.kv_layers, num_blocks, config.block_size, cache_dtype, device)
         drafter = DraftModel(draft, draft_caches, config.block_size, device)
     return ModelRunner(model, caches, config.block_size, device, sampler, grammars, drafter)
 

@@ -33,6 +33,8 @@ class RunnerConfig:
     """Size of the KV pool in tokens; None: from ``kv_cache_bytes``."""
     kv_cache_bytes: int | None = None
     """Size of the KV pool in bytes; None: a share of the free memory."""
+    kv_cache_dtype: str = "auto"
+    """Of keys and values: ``float32``, ``bfloat16``, ``float16`` or ``int8``; ``auto``: as ``dtype``."""
     memory_fraction: float = 0.9
     """GPU: how much of the free memory the KV pool may take."""
     num_threads: int | None = None

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from segue.core.batch import ScheduledBatch, ScheduledSequence
 from segue.kernels.metadata import AttentionMetadata
+from segue.kernels.scaled_cache import CacheTensor
 from segue.layers.attention import ForwardContext
 
 __all__ = ["InputBatch", "encoder_batch", "input_batch"]
 
-KVCaches = list[tuple[Tensor, Tensor]]
+KVCaches = list[tuple[CacheTensor, CacheTensor]]
 
 
 @dataclass(frozen=True, slots=True)

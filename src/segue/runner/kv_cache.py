@@ -1,4 +1,4 @@
-"""The pool of KV blocks: one (k, v) pair of tensors a layer, allocated once."""
+"""The pool of KV blocks: one (k, v) pair a layer, allocated once."""
 
 import math
 from collections.abc import Sequence as Seq
@@ -7,30 +7,57 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segue.core.errors import ConfigError
+from segue.kernels.scaled_cache import CacheTensor, ScaledCache
 from segue.layers.attention import KVLayerSpec
 
-__all__ = ["allocate", "bytes_per_block"]
+__all__ = ["allocate", "bytes_per_block", "cache_dtype"]
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+}
+
+
+def cache_dtype(name: str, computing: torch.dtype, device: torch.device) -> torch.dtype:
+    """Of ``--kv-cache-dtype``: ``auto`` is what the model computes in.
+
+    Raises:
+        ConfigError: an unknown name, or another than the model's on a GPU, whose attention reads no other.
+    """
+    if name == "auto":
+        return computing
+    if name not in DTYPES:
+        raise ConfigError(f"unknown kv-cache-dtype {name!r}; use auto or one of {', '.join(DTYPES)}")
+    if device.type != "cpu" and DTYPES[name] != computing:
+        raise ConfigError(f"`--kv-cache-dtype {name}` is for CPU; on a GPU the cache has the model's dtype")
+    return DTYPES[name]
 
 
 def bytes_per_block(layers: Seq[KVLayerSpec], block_size: int, dtype: torch.dtype) -> int:
+    """Of keys, values and, in int8, a scale for each head's key and value."""
     numbers = sum(layer.num_kv_heads * (layer.key_dim + layer.value_dim) for layer in layers)
-    return numbers * block_size * dtype.itemsize
+    scales = 2 * sum(layer.num_kv_heads for layer in layers) if dtype == torch.int8 else 0
+    return block_size * (numbers * dtype.itemsize + scales * torch.float32.itemsize)
 
 
 def allocate(
     layers: Seq[KVLayerSpec], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-) -> list[tuple[Tensor, Tensor]]:
+) -> list[tuple[CacheTensor, CacheTensor]]:
     """[num_blocks, block_size, num_kv_heads, dim] each.
 
     Zeroed: padding may be read, and 0 · NaN would spoil a sum.
     """
-    return [
-        (
-            _zeros((num_blocks, block_size, layer.num_kv_heads, layer.key_dim), dtype, device),
-            _zeros((num_blocks, block_size, layer.num_kv_heads, layer.value_dim), dtype, device),
-        )
-        for layer in layers
-    ]
+
+    def cache(num_heads: int, dim: int) -> CacheTensor:
+        numbers = _zeros((num_blocks, block_size, num_heads, dim), dtype, device)
+        if dtype != torch.int8:
+            return numbers
+        return ScaledCache(numbers, _zeros((num_blocks, block_size, num_heads), torch.float32, device))
+
+    return [(cache(layer.num_kv_heads, layer.key_dim), cache(layer.num_kv_heads, layer.value_dim)) for layer in layers]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from segue.core.batch import ScheduledBatch, ScheduledSequence, Speculated, StepOutput
 from segue.core.errors import GenerationError
 from segue.core.output import TokenOutput
+from segue.kernels.scaled_cache import ScaledCache
 from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.drafting import Drafter, Sampled
@@ -146,7 +147,10 @@ class ModelRunner:
         blocks = torch.tensor([block for table in tables for block in table], device=self.device)
         for caches in self.kv_caches:
             for cache in caches:
-                cache[blocks] = cache[blocks].nan_to_num(0.0, 0.0, 0.0)
+                if isinstance(cache, ScaledCache):
+                    cache.wipe(blocks)
+                else:
+                    cache[blocks] = cache[blocks].nan_to_num(0.0, 0.0, 0.0)
 
     def _score_prompts(
         self, sequences: Seq[ScheduledSequence], hidden: Tensor, ctx: ForwardContext

@@ -6,8 +6,9 @@ from torch import Tensor
 from segue.kernels import reference
 from segue.kernels.cpu import _native
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec, RelativeBias
+from segue.kernels.scaled_cache import CacheTensor, ScaledCache
 
-__all__ = ["distance_bias", "paged_attention", "varlen_attention", "write_kv"]
+__all__ = ["distance_bias", "native_cache", "paged_attention", "varlen_attention", "write_kv"]
 
 _KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 """In the order of CacheKind (attention.h)."""
@@ -23,22 +24,10 @@ def distance_bias(bias: RelativeBias) -> Tensor:
     return bias.table.float()[buckets].t().contiguous()
 
 
-def write_kv(
-    k: Tensor,
-    v: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    slot_mapping: Tensor,
-    *,
-    key_scales: Tensor | None = None,
-    value_scales: Tensor | None = None,
-) -> None:
-    """k, v [num_tokens, num_kv_heads, d] → the slots ``slot_mapping`` [num_tokens] int64 of the caches.
-
-    Scales [num_blocks, block_size, num_kv_heads] float32 are written too where the caches are int8.
-    """
+def write_kv(k: Tensor, v: Tensor, k_cache: CacheTensor, v_cache: CacheTensor, slot_mapping: Tensor) -> None:
+    """k, v [num_tokens, num_kv_heads, d] → the slots ``slot_mapping`` [num_tokens] int64 of the caches."""
     k, v = _rows(k), _rows(v)
-    cache = _cache(k_cache, v_cache, key_scales, value_scales)
+    cache = native_cache(k_cache, v_cache)
     assert (k.shape[1:], v.shape[1:]) == (k_cache.shape[2:], v_cache.shape[2:]), (k.shape, k_cache.shape, v.shape)
     assert (slot_mapping.dtype, slot_mapping.shape) == (torch.int64, k.shape[:1]), slot_mapping
     slot_mapping = slot_mapping.contiguous()
@@ -48,23 +37,16 @@ def write_kv(
 
 
 def paged_attention(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    meta: AttentionMetadata,
-    spec: AttentionSpec,
-    *,
-    key_scales: Tensor | None = None,
-    value_scales: Tensor | None = None,
+    q: Tensor, k_cache: CacheTensor, v_cache: CacheTensor, meta: AttentionMetadata, spec: AttentionSpec
 ) -> Tensor:
     """q [num_tokens, num_heads, d]; caches [num_blocks, block_size, num_kv_heads, d] → [num_tokens, num_heads, dv].
 
-    The caches may be float32, float16, bfloat16, or int8 with scales [num_blocks, block_size, num_kv_heads].
+    The caches may be float32, float16, bfloat16, or int8 with scales.
     """
     rows = _rows(q)
     out = torch.empty(q.shape[0], q.shape[1], v_cache.shape[-1])
     assert q.shape[1:] == (spec.num_heads, k_cache.shape[-1]), (q.shape, k_cache.shape)
-    cache = _cache(k_cache, v_cache, key_scales, value_scales)
+    cache = native_cache(k_cache, v_cache)
     native_spec, kept = _spec(spec, k_cache.shape[-1], v_cache.shape[-1], meta)
     sequences, arrays = _sequences(meta, paged=True)
     _native.paged_attention(
@@ -96,27 +78,34 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
 
 
-def _cache(k_cache: Tensor, v_cache: Tensor, key_scales: Tensor | None, value_scales: Tensor | None) -> _native.Cache:
+def native_cache(k_cache: CacheTensor, v_cache: CacheTensor) -> _native.Cache:
+    """Addresses: the caller keeps the caches alive."""
     assert k_cache.dtype == v_cache.dtype, (k_cache.dtype, v_cache.dtype)
-    assert k_cache.is_contiguous()
-    assert v_cache.is_contiguous()
     assert k_cache.shape[:3] == v_cache.shape[:3]
-    if k_cache.dtype == torch.int8:
-        for scales in (key_scales, value_scales):
-            assert scales is not None
-            assert scales.shape == k_cache.shape[:3]
-            assert scales.dtype == torch.float32
+    keys, key_scales = _addresses(k_cache)
+    values, value_scales = _addresses(v_cache)
     return _native.Cache.make(
-        keys=k_cache.data_ptr(),
-        values=v_cache.data_ptr(),
+        keys=keys,
+        values=values,
         kind=_KINDS[k_cache.dtype],
         block_size=k_cache.shape[1],
         kv_heads=k_cache.shape[2],
         key_dim=k_cache.shape[3],
         value_dim=v_cache.shape[3],
-        key_scales=0 if key_scales is None else key_scales.data_ptr(),
-        value_scales=0 if value_scales is None else value_scales.data_ptr(),
+        key_scales=key_scales,
+        value_scales=value_scales,
     )
+
+
+def _addresses(cache: CacheTensor) -> tuple[int, int]:
+    """Of the numbers and of their scales; 0 where there are none."""
+    if not isinstance(cache, ScaledCache):
+        assert cache.is_contiguous()
+        return cache.data_ptr(), 0
+    assert cache.codes.is_contiguous()
+    assert cache.scales.is_contiguous()
+    assert (cache.scales.shape, cache.scales.dtype) == (cache.shape[:3], torch.float32)
+    return cache.codes.data_ptr(), cache.scales.data_ptr()
 
 
 def _spec(

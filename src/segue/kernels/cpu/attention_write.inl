@@ -7,10 +7,20 @@
 
 namespace segue::SEGUE_ISA {
 
+// Codes cannot hold what is not finite: the scale does, so that whoever reads it notices.
 SEGUE_INLINE void narrow_i8(const float* from, int64_t dim, int8_t* to, float* scale) {
-    f32xr largest{};
-    for (int64_t i = 0; i < dim; i += register_lanes) largest = max(largest, abs(load_first<f32xr>(from + i, dim - i)));
-    *scale = max_of(largest) / 127.0f;
+    f32xr largest{}, zeros{};
+    for (int64_t i = 0; i < dim; i += register_lanes) {
+        f32xr x = load_first<f32xr>(from + i, dim - i);
+        largest = max(largest, abs(x));
+        zeros += x - x;
+    }
+    float zero = sum_of(zeros);
+    *scale = max_of(largest) / 127.0f + zero;
+    if (zero != 0) {
+        memset(to, 0, static_cast<size_t>(dim));
+        return;
+    }
     float inverse = *scale > 0 ? 1.0f / *scale : 0.0f;
     for (int64_t i = 0; i < dim; ++i) to[i] = static_cast<int8_t>(__builtin_rintf(from[i] * inverse));
 }

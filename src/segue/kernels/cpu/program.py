@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from segue.kernels.cpu import _native
-from segue.kernels.cpu.attention import distance_bias
+from segue.kernels.cpu.attention import distance_bias, native_cache
 from segue.kernels.cpu.fusion import fused
 from segue.kernels.cpu.recorder import Op, Recorder, Traced, Value, View
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
+from segue.kernels.scaled_cache import CacheTensor
 
 __all__ = ["NativeProgram", "SequenceArrays"]
 
@@ -246,17 +247,9 @@ class NativeProgram:
             out=self._place(op.out),
         )
 
-    def _cache(self, keys: Tensor, values: Tensor) -> _native.Cache:
-        _, block_size, kv_heads, key_dim = keys.shape
-        return _native.Cache.make(
-            keys=self._keep(keys),
-            values=self._keep(values),
-            kind=KINDS[keys.dtype],
-            block_size=block_size,
-            kv_heads=kv_heads,
-            key_dim=key_dim,
-            value_dim=values.shape[-1],
-        )
+    def _cache(self, keys: CacheTensor, values: CacheTensor) -> _native.Cache:
+        self._kept += [keys, values]
+        return native_cache(keys, values)
 
     def _spec(self, spec: AttentionSpec, key_dim: int, value_dim: int) -> _native.AttentionSpec:
         bias = spec.relative_bias

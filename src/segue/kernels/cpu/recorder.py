@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels.metadata import AttentionSpec
+from segue.kernels.scaled_cache import CacheTensor
 
 __all__ = ["ROWS", "Op", "Recorder", "TraceError", "Traced", "TracedIds", "Value", "View"]
 
@@ -233,11 +234,13 @@ class Recorder:
         reads = {"x": x, "angles": angles}
         return self.add_in_place("rotate", "x", reads, head_dim=x.dims[-1], interleaved=interleaved)
 
-    def write(self, k: Traced, v: Traced, k_cache: Tensor, v_cache: Tensor) -> None:
+    def write(self, k: Traced, v: Traced, k_cache: CacheTensor, v_cache: CacheTensor) -> None:
         views = {"keys": k.view_, "values": v.view_}
         self.ops.append(Op("write", views, None, {"caches": (k_cache, v_cache)}))
 
-    def paged_attention(self, q: Traced, k_cache: Tensor, v_cache: Tensor, what: object, spec: AttentionSpec) -> Any:
+    def paged_attention(
+        self, q: Traced, k_cache: CacheTensor, v_cache: CacheTensor, what: object, spec: AttentionSpec
+    ) -> Any:
         """``what``: "self" or "cross", which stands for the metadata in a traced context."""
         return self._attend({"q": q}, what, spec, (k_cache, v_cache), v_cache.shape[-1])
 
@@ -249,7 +252,7 @@ class Recorder:
         reads: dict[str, Traced | None],
         what: object,
         spec: AttentionSpec,
-        caches: tuple[Tensor, Tensor] | None,
+        caches: tuple[CacheTensor, CacheTensor] | None,
         value_dim: int,
     ) -> Traced:
         q = reads["q"]
