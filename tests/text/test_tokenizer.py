@@ -1,6 +1,8 @@
 """Against transformers' AutoTokenizer on the same folder."""
 
 import json
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,25 @@ def test_special_tokens_equal_transformers(kind: str, tokenizer: Load, reference
     assert ours.vocab_size == len(expected)
     added_special = {index for index, token in expected.added_tokens_decoder.items() if token.special}
     assert ours.special_token_ids == added_special | set(expected.all_special_ids)
+
+
+def test_others_run_while_a_text_is_encoded(tokenizer: Load) -> None:
+    """A prompt of 1.5 MB once held the interpreter's lock, and with it the whole server, for four seconds."""
+    opt, text = tokenizer("opt"), "The quick brown fox, and so on. " * 2000
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e6)  # nobody loses the lock who does not let go of it
+    try:
+        for _ in range(8):  # a text that takes longer, should this thread have come to the processor too late
+            thread = threading.Thread(target=opt.encode, args=(text,))
+            thread.start()
+            ran_beside = thread.is_alive()
+            thread.join()
+            if ran_beside:
+                return
+            text += text
+    finally:
+        sys.setswitchinterval(interval)
+    pytest.fail("encoding keeps the interpreter's lock")
 
 
 def test_opt_prompts_start_with_bos(tokenizer: Load) -> None:

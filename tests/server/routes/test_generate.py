@@ -1,6 +1,9 @@
 """``/generate``, ``/generate_stream`` and ``/``. Names carry the ids of the acceptance list (R, H, G, V)."""
 
+import asyncio
+import copy
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -10,6 +13,7 @@ from serving import EOS, INFO, Serving, fails, id_of, ids_of, outputs, says
 from segue.core.output import RequestOutput
 from segue.core.request import Request
 from segue.protocol.tgi import GenerateResponse, StreamResponse
+from segue.text.tokenizer import Tokenizer
 
 Serve = Callable[..., Serving]
 
@@ -366,3 +370,28 @@ def cut_off(app: Serving) -> Callable[[Request], Iterator[RequestOutput]]:
         yield RequestOutput(request_id=request.request_id)
 
     return script
+
+
+async def test_others_are_answered_while_a_prompt_is_tokenized(serve: Serve, tokenizer: Tokenizer) -> None:
+    """A long prompt takes seconds: it must not take them from the event loop."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Tokenizer):
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            if text == "long":
+                begun.set()
+                assert go_on.wait(60)
+            return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    slow = copy.copy(tokenizer)
+    slow.__class__ = Slow
+    app = Serving(slow, script=says("hello"), validation_workers=2)
+    waiting = asyncio.ensure_future(app.post("/generate", {"inputs": "long"}))
+    try:
+        assert await asyncio.to_thread(begun.wait, 60)
+        answer = await app.post("/generate", {"inputs": "short"})
+        assert answer.json()["generated_text"] == "hello"
+        assert not waiting.done()
+    finally:
+        go_on.set()
+    assert (await waiting).json()["generated_text"] == "hello"
