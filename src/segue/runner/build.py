@@ -78,6 +78,8 @@ def build_runner(
     quantization = find_quantization(
         config.model_folder, hf_config.values, config.quantize, int8_activations=config.int8_activations
     )
+    if device.type == "cpu":
+        memory.return_freed_memory()
     model = _load(config, hf_config, dtype, device, quantization, progress)
     draft, heads = _load_speculation(config, hf_config, model, device)
     # Both pools have the same number of blocks.
