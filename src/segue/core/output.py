@@ -1,7 +1,12 @@
-"""What comes back from the engine, step by step."""
+"""What comes back from the engine, step by step.
+
+What exists once a token is a ``Struct``, made in a tenth of a frozen dataclass's time, and crosses processes as an array.
+"""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct
 
 __all__ = ["EngineInfo", "EngineStep", "FinishReason", "RequestOutput", "StepStats", "TokenOutput"]
 
@@ -14,8 +19,7 @@ class FinishReason(StrEnum):
     STOP_SEQUENCE = "stop_sequence"
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOutput:
+class TokenOutput(Struct, frozen=True, array_like=True, gc=False):
     token_id: int
     logprob: float
     """Natural log, of the processed distribution the token was chosen from; may be ``-inf``."""
@@ -23,8 +27,7 @@ class TokenOutput:
     """(id, logprob), best first; with ties at the end more than ``top_n_tokens``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestOutput:
+class RequestOutput(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """What one step gave one request. Exactly one output of a request has ``finish_reason`` or ``error``: the last."""
 
     request_id: int
@@ -40,8 +43,7 @@ class RequestOutput:
     """On the first output: ``time.monotonic()`` of the step that first ran the request."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepStats:
+class StepStats(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """Gauges after a step and what the step did, for the metrics."""
 
     num_running: int = 0
@@ -85,8 +87,7 @@ class StepStats:
     """Of it: taking in the results, and dropping what has ended."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStep:
+class EngineStep(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """Engine → server: the one message a step."""
 
     outputs: tuple[RequestOutput, ...]

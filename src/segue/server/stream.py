@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import aclosing
 from typing import Any, Protocol, TypedDict, TypeVar
 
-from msgspec.json import encode
+from msgspec.json import Encoder
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _KEEP_ALIVE_S = 15.0
+# A fifth faster for a token than ``msgspec.json.encode``, which makes an encoder for each call.
+encode = Encoder().encode
 DONE = b"data: [DONE]\n\n"
 """The last event of OpenAI's streams."""
 
@@ -65,9 +67,12 @@ class GenerateEvents:
         self._prefix = prefix
 
     def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
+        is_end = generation.finish_reason is not None
+        if not is_end and len(tokens) == 1 and not generation.top_tokens:
+            index, token = len(generation.tokens), encode(tokens[0])
+            return b'data: {"index":%d,"token":%b,"generated_text":null,"details":null}\n\n' % (index, token)
         before = len(generation.tokens) - len(tokens)
         top_tokens = generation.top_tokens[before:]
-        is_end = generation.finish_reason is not None
         events = []
         for number, token in enumerate(tokens, 1):
             top = b',"top_tokens":%b' % encode(top_tokens[number - 1]) if top_tokens else b""
@@ -158,10 +163,14 @@ class ChatEvents(OpenAIEvents):
         self._chunk = b'data: %b,"choices":' % encode(head)[:-1]
         self._delta_head = b'%b[{"index":%d,"delta":' % (self._chunk, index)
         self._head = self._delta_head + b'{"role":"assistant","content":'
+        self._tail = b'},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
 
     def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
-        before = len(generation.tokens) - len(tokens)
         is_end = generation.finish_reason is not None
+        if not is_end and len(tokens) == 1 and not self._wants_logprobs:
+            content = b'""' if tokens[0].special else encode(tokens[0].text)
+            return self._head + content + self._tail
+        before = len(generation.tokens) - len(tokens)
         events = []
         for number, token in enumerate(tokens, 1):
             content = b'""' if token.special else encode(token.text)
