@@ -35,6 +35,7 @@ DEFAULT_SPECULATE = 4
 
 _POSITIVE: tuple[str, ...] = (
     "validation_workers",
+    "api_processes",
     "max_batch_size",
     "max_concurrent_requests",
     "max_connections",
@@ -243,6 +244,12 @@ class ServeConfig:
         choices=("mixed", "tgi", "openai"),
     )
     validation_workers: int = _http(2, "Threads that tokenize.", metavar="N")
+    api_processes: int = _http(
+        1,
+        "Processes that speak HTTP, on one port, for one engine. More than one helps where many streams run on a "
+        "machine with cores to spare.",
+        metavar="N",
+    )
     max_connections: int | None = _http(
         None,
         "Most connections at a time; one more is answered with status 503 and closed. Default: what the limit of "

@@ -1,6 +1,7 @@
 """What comes back from the engine, step by step.
 
-What exists once a token is a ``Struct``, made in a tenth of a frozen dataclass's time, and crosses processes as an array.
+What exists once a token is a ``Struct``, made in a tenth of a frozen dataclass's time, and goes from
+process to process as an array.
 """
 
 from dataclasses import dataclass, field

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from segue.engine.engine import Engine
     from segue.runner.config import RunnerConfig
 
-__all__ = ["EngineTask", "LoadFailed", "LoadProgress", "Report", "build_engine", "main", "runner_config"]
+__all__ = [
+    "EngineTask",
+    "LoadFailed",
+    "LoadProgress",
+    "Report",
+    "build_engine",
+    "end_with_parent",
+    "main",
+    "runner_config",
+]
 
 MAX_BATCH_SIZE = 256
 PR_SET_PDEATHSIG = 1
@@ -67,7 +76,7 @@ Report = LoadProgress | LoadFailed
 def main() -> int:
     """Returns the exit code: 0 when told to end, 1 when the engine could not be loaded or died."""
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=EngineTask)
-    _end_with_parent(task.parent_pid)
+    end_with_parent(task.parent_pid)
     # The parent decides about the end: it drains first, whoever sent the signal to all of its processes.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -186,7 +195,7 @@ def _load(task: EngineTask, reports: BinaryIO) -> "tuple[Engine, EngineInfo] | N
     return None
 
 
-def _end_with_parent(parent_pid: int) -> None:
+def end_with_parent(parent_pid: int) -> None:
     """Have the kernel end this process when its parent dies; without that, the engine's loop looks for it."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import functools
 import socket
+import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from typing import cast
 
 import uvicorn
+import uvicorn.server
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from segue.launcher.limited_protocol import ConnectionLimits, LimitedProtocol
@@ -54,12 +57,12 @@ class HTTPServer:
 
     def stop(self) -> None:
         """Let no one in any more; ``run`` returns when what runs has ended."""
-        self._server.should_exit = True
+        self._server.exit()
 
     def force_stop(self) -> None:
         """Wait for nobody."""
-        self._server.should_exit = True
         self._server.force_exit = True
+        self._server.exit()
 
 
 def metrics_only(app: ASGIApp) -> ASGIApp:
@@ -80,10 +83,41 @@ def _protocol(limits: ConnectionLimits) -> type[asyncio.Protocol]:
     return cast("type[asyncio.Protocol]", functools.partial(LimitedProtocol, limits=limits))
 
 
+class _State(uvicorn.server.ServerState):
+    """With a ``date`` that is made when it is asked for."""
+
+    def __init__(self) -> None:
+        self._date_time = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        super().__init__()
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        now = int(time.time())
+        if now != self._date_time:
+            self._date_time = now
+            self._headers = [(b"date", formatdate(now, usegmt=True).encode())]
+        return self._headers
+
+    @default_headers.setter
+    def default_headers(self, value: list[tuple[bytes, bytes]]) -> None:
+        """uvicorn's begin with none."""
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self.server_state = _State()
         self.has_started = asyncio.Event()
+        self._must_exit = asyncio.Event()
+
+    def exit(self) -> None:
+        self.should_exit = True
+        self._must_exit.set()
+
+    async def main_loop(self) -> None:
+        """uvicorn's wakes ten times a second, which an idle server should not."""
+        await self._must_exit.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -35,7 +35,9 @@ from segue.launcher.tokenizer_files import ensure_tokenizer
 
 if TYPE_CHECKING:
     from segue.core.memory_plan import ModelDescription
+    from segue.launcher.api_processes import APIProcesses
     from segue.launcher.http_server import HTTPServer
+    from segue.server.siblings import Siblings
     from segue.server.state import ServedModel
     from segue.text.chat_template import ChatTemplate
     from segue.text.tokenizer import Tokenizer
@@ -49,6 +51,7 @@ __all__ = [
     "bind",
     "load_text",
     "run_launcher",
+    "run_until_signal",
     "serve",
     "stoppable",
 ]
@@ -102,6 +105,12 @@ def run_launcher(
         _run(make(config, source, listener).run())
 
 
+def run_until_signal(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run what ``make`` makes, on the fastest event loop there is. To be called in the main thread."""
+    with contextlib.suppress(Interrupted), stoppable():
+        _run(make())
+
+
 class Launcher:
     """One run of the server."""
 
@@ -127,24 +136,46 @@ class Launcher:
                 ready = await self._until(supervisor.ready.wait(), engine)
                 bar.close()
                 if ready:
-                    await self._serve_http(handle, model, engine)
+                    await self._serve_all(handle, model, engine)
             finally:
                 engine.cancel()
                 with contextlib.suppress(asyncio.CancelledError, SegueError):
                     await engine
                 await handle.close()
 
-    async def _serve_http(self, handle: RemoteEngine, model: "ServedModel", engine: "asyncio.Task[None]") -> None:
+    async def _serve_all(self, handle: RemoteEngine, model: "ServedModel", engine: "asyncio.Task[None]") -> None:
+        """With as many processes as ``api_processes`` says, of which this is one."""
+        num_processes = self._config.api_processes
+        if num_processes == 1:
+            await self._serve_http(handle, model, engine)
+            return
+        from segue.launcher.api_processes import APIProcesses
+        from segue.server.siblings import Siblings
+
+        with tempfile.TemporaryDirectory(prefix="segue-api-") as folder:
+            others = APIProcesses(self._config, self._source, self._listener, handle.endpoint, folder)
+            await self._serve_http(handle, model, engine, Siblings(Path(folder), 0, num_processes), others)
+
+    async def _serve_http(
+        self,
+        handle: RemoteEngine,
+        model: "ServedModel",
+        engine: "asyncio.Task[None]",
+        siblings: "Siblings | None" = None,
+        others: "APIProcesses | None" = None,
+    ) -> None:
         from segue.launcher.http_server import HTTPServer, metrics_only
         from segue.launcher.limited_protocol import ConnectionLimits, allow_open_files
         from segue.server.app import build_app
 
         logger.info("Starting Webserver")
-        app = build_app(self._config, handle, model)
+        app = build_app(self._config, handle, model, siblings)
         allow_open_files()
         limits = ConnectionLimits.of(self._config)
-        servers = [HTTPServer(app, self._listener, limits=limits)]
-        metrics_listener = _bind_metrics(self._config)
+        servers: list[HTTPServer | APIProcesses] = [HTTPServer(app, self._listener, limits=limits)]
+        if others is not None:
+            servers.append(others)
+        metrics_listener = self._metrics_listener()
         if metrics_listener is not None:
             servers.append(HTTPServer(metrics_only(app), metrics_listener, has_lifespan=False, limits=limits))
         http = asyncio.create_task(_all_of([each.run() for each in servers]), name="http")
@@ -158,7 +189,12 @@ class Launcher:
         finally:
             await self._drain(handle, servers, http)
 
-    async def _drain(self, handle: RemoteEngine, servers: "list[HTTPServer]", http: "asyncio.Task[None]") -> None:
+    def _metrics_listener(self) -> socket.socket | None:
+        return _bind_metrics(self._config)
+
+    async def _drain(
+        self, handle: RemoteEngine, servers: "list[HTTPServer | APIProcesses]", http: "asyncio.Task[None]"
+    ) -> None:
         """Let nobody in, and running requests end. When their time is over, or a second signal comes, they fail."""
         logger.info("Shutting down: waiting for running requests")
         for server in servers:
@@ -169,6 +205,8 @@ class Launcher:
         hurry.cancel()
         if not http.done():
             logger.warning("Requests that are still running are given up")
+            for server in servers:
+                server.stop()
             await handle.close()
             await asyncio.wait((http,), timeout=LAST_WORDS_S)
         for server in servers:

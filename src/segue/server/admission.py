@@ -17,6 +17,7 @@ from segue.protocol.tgi import GenerateParameters, GrammarType
 from segue.server.floats import round_to_f32
 from segue.server.journal import log_inputs
 from segue.server.metrics import Metrics
+from segue.server.permits import OwnPermits, Permits
 
 __all__ = ["Admission", "AdmittedRequest", "Ask", "Encoder", "Limits"]
 
@@ -217,10 +218,11 @@ class Admission:
         encode: Encoder,
         metrics: Metrics,
         admit_grammar: Callable[[GrammarType], Awaitable[Grammar]],
+        permits: Permits | None = None,
     ) -> None:
-        """``admit_grammar`` raises ValidationError."""
+        """``admit_grammar`` raises ValidationError. ``permits``: default, this server's own."""
         self._limits = Limits.of(config, info)
-        self._num_permits = config.max_concurrent_requests
+        self._permits = OwnPermits(config.max_concurrent_requests) if permits is None else permits
         self._has_prefill_logprobs = config.enable_prefill_logprobs
         self._info = info
         self._encode = encode
@@ -235,13 +237,12 @@ class Admission:
         """
         check(STREAM_RULES if streaming else BEST_OF_RULES, parameters, self._limits)
         num_sequences = _best_of(parameters)
-        if num_sequences > self._num_permits:
+        if not self._permits.take(num_sequences):
             raise OverloadedError
-        self._num_permits -= num_sequences
         try:
             yield
         finally:
-            self._num_permits += num_sequences
+            self._permits.give_back(num_sequences)
 
     async def admit(self, ask: Ask) -> AdmittedRequest:
         """Raises ValidationError."""

@@ -46,6 +46,7 @@ from segue.server.routes import (
     status,
     tokenize,
 )
+from segue.server.siblings import Siblings
 from segue.server.state import ServedModel, Server
 
 __all__ = ["OPERATIONS", "PAGES", "build_app"]
@@ -270,14 +271,20 @@ def _vertex_operations(config: ServeConfig) -> list[Operation]:
     return operations
 
 
-def build_app(config: ServeConfig, engine: EngineHandle, model: ServedModel) -> ASGIApp:
+def build_app(
+    config: ServeConfig, engine: EngineHandle, model: ServedModel, siblings: Siblings | None = None
+) -> ASGIApp:
     """The application of one server. ``engine`` must be ready: its ``info`` is read here. It stays the caller's."""
-    server = Server(config, engine, model)
+    server = Server(config, engine, model, siblings)
     server.start()
 
     @asynccontextmanager
     async def lifespan(_: object) -> AsyncIterator[None]:
+        if siblings is not None:
+            await siblings.open(server.metrics.state)
         yield
+        if siblings is not None:
+            await siblings.close()
         await server.close()
 
     operations = (*OPERATIONS, *PAGES, *_vertex_operations(config))

@@ -10,9 +10,20 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from math import ceil
-from typing import Protocol
+from typing import Any, Protocol
 
-__all__ = ["Buckets", "Counter", "Gauge", "Histogram", "Instrument", "Summary", "exposition", "geometric", "linear"]
+__all__ = [
+    "Buckets",
+    "Counter",
+    "Gauge",
+    "Histogram",
+    "Instrument",
+    "Mergeable",
+    "Summary",
+    "exposition",
+    "geometric",
+    "linear",
+]
 
 
 class Instrument(Protocol):
@@ -24,6 +35,16 @@ class Instrument(Protocol):
 
     def samples(self) -> Iterable[tuple[str, str, float]]:
         """(suffix of the name, labels as ``{a="b"}`` or nothing, value)."""
+
+
+class Mergeable(Instrument, Protocol):
+    """One whose parts in several processes make a whole."""
+
+    def state(self) -> Any:
+        """For MessagePack."""
+
+    def add_state(self, state: Any) -> None:
+        """Count what another process's counted, too."""
 
 
 class Counter:
@@ -42,6 +63,13 @@ class Counter:
 
     def samples(self) -> Iterable[tuple[str, str, float]]:
         return [("", _labels(self._label, value), count) for value, count in self._counts.items()]
+
+    def state(self) -> dict[str, int]:
+        return self._counts
+
+    def add_state(self, state: dict[str, int]) -> None:
+        for value, count in state.items():
+            self._counts[value] += count
 
 
 class Gauge:
@@ -86,6 +114,15 @@ class Histogram:
             yield "_sum", _labels(self._label, value), self._sums[value]
             yield "_count", _labels(self._label, value), cumulative[-1]
 
+    def state(self) -> tuple[dict[str, list[int]], dict[str, float]]:
+        return self._counts, self._sums
+
+    def add_state(self, state: tuple[dict[str, list[int]], dict[str, float]]) -> None:
+        counts, sums = state
+        for value, own in self._counts.items():
+            self._counts[value] = [mine + other for mine, other in zip(own, counts[value], strict=True)]
+            self._sums[value] += sums[value]
+
 
 class Buckets:
     """Those of a histogram alone, to stand beside a summary of the same name, which has the sum and the count."""
@@ -104,6 +141,12 @@ class Buckets:
         for suffix, labels, value in self._histogram.samples():
             if suffix == "_bucket":
                 yield "", labels, value
+
+    def state(self) -> Any:
+        return self._histogram.state()
+
+    def add_state(self, state: Any) -> None:
+        self._histogram.add_state(state)
 
 
 class Summary:
@@ -148,6 +191,17 @@ class Summary:
         yield "_sum", "", self._sum
         yield "_count", "", self._count
 
+    def state(self) -> tuple[dict[int, int], int, int]:
+        """What was seen lately, the sum and the count."""
+        self._turn()
+        return _summed(self._older, self._newer), self._sum, self._count
+
+    def add_state(self, state: tuple[dict[int, int], int, int]) -> None:
+        lately, total, count = state
+        self._newer = _summed(self._newer, lately)
+        self._sum += total
+        self._count += count
+
     def _turn(self) -> None:
         age_s = self._clock() - self._newer_since
         if age_s >= self._half_window_s:
@@ -174,6 +228,10 @@ def geometric(start: float, factor: float, count: int) -> list[float]:
 def linear(top: float, count: int) -> list[float]:
     """``count`` equal steps up to ``top``."""
     return [top * k / count for k in range(1, count + 1)]
+
+
+def _summed(a: dict[int, int], b: dict[int, int]) -> dict[int, int]:
+    return {amount: a.get(amount, 0) + b.get(amount, 0) for amount in {*a, *b}}
 
 
 def _labels(label: str | None, value: str, more: str = "") -> str:

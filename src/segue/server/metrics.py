@@ -1,6 +1,10 @@
 """What ``/metrics`` says: every metric of TGI by its name, type, labels and buckets, then Segue's own."""
 
-from typing import TypeVar
+import copy
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
 
 from segue.core.errors import GenerationError, OverloadedError, RequestError, TemplateError, ToolError
 from segue.core.output import EngineInfo, StepStats
@@ -10,6 +14,7 @@ from segue.server.instruments import (
     Gauge,
     Histogram,
     Instrument,
+    Mergeable,
     Summary,
     exposition,
     geometric,
@@ -19,6 +24,8 @@ from segue.server.instruments import (
 __all__ = ["Metrics"]
 
 T = TypeVar("T", bound=Instrument)
+
+_STATES = msgspec.msgpack.Decoder(dict[str, Any])
 
 _DURATION = geometric(0.0001, 1.5, 35)
 _METHODS = ("prefill", "decode")
@@ -99,9 +106,41 @@ class Metrics:
         """Sequences in the running batch after the last step."""
         return int(self._batch_current_size.value)
 
-    def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
-        return exposition(self._instruments)
+    def text(self, others: Sequence[bytes] = ()) -> bytes:
+        """All of it, as Prometheus reads it; with ``others``, states of the processes beside this one, their sum.
+
+        Each process hears of every step: what is counted there is the engine's, and not added.
+        """
+        if not others:
+            return exposition(self._instruments)
+        merged = {each.name: copy.deepcopy(each) for each in self._of_requests()}
+        for state in others:
+            for name, part in _STATES.decode(state).items():
+                merged[name].add_state(part)
+        return exposition([merged.get(each.name, each) for each in self._instruments])
+
+    def state(self) -> bytes:
+        """What this process alone has counted, for ``text`` in another one."""
+        return msgspec.msgpack.encode({each.name: each.state() for each in self._of_requests()})
+
+    def _of_requests(self) -> list[Mergeable]:
+        return [
+            self.request_count,
+            self.request_success,
+            self._request_failure,
+            self.request_duration,
+            self.validation_duration,
+            self.queue_duration,
+            self.inference_duration,
+            self.time_per_token,
+            self.input_length,
+            self.max_new_tokens,
+            self.generated_tokens,
+            self._skipped_tokens,
+            self._skipped_buckets,
+            self.time_to_first_token,
+            self.time_per_output_token,
+        ]
 
     def failure(self, error: RequestError) -> None:
         self._request_failure.add(1, _failure_kind(error))

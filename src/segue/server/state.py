@@ -16,6 +16,7 @@ from segue.server.grammars import GrammarAdmission
 from segue.server.journal import log_failure
 from segue.server.metrics import Metrics
 from segue.server.openai_words import OpenAIWords
+from segue.server.siblings import Siblings
 from segue.server.tracing import current_trace
 from segue.text.chat_template import ChatTemplate
 from segue.text.tokenizer import Tokenizer, TokenSpan
@@ -57,7 +58,11 @@ class ServedModel:
 class Server:
     """The parts of one server, for the routes. No request's state is kept here."""
 
-    def __init__(self, config: ServeConfig, engine: EngineHandle, model: ServedModel) -> None:
+    def __init__(
+        self, config: ServeConfig, engine: EngineHandle, model: ServedModel, siblings: Siblings | None = None
+    ) -> None:
+        """``siblings``: the processes that serve on the same port, where there are several."""
+        self.siblings = siblings
         self.config = config
         self.engine = engine
         self.model = model
@@ -67,7 +72,8 @@ class Server:
         self.words = OpenAIWords(config.openai_dialect)
         self.compute_type = config.compute_type or f"1-{engine.info.device_name or engine.info.device}"
         self.grammars = GrammarAdmission(is_enabled=not config.disable_grammar_support)
-        self.admission = Admission(config, engine.info, self.encode, self.metrics, self.grammars.admit)
+        permits = None if siblings is None else siblings.permits(config.max_concurrent_requests)
+        self.admission = Admission(config, engine.info, self.encode, self.metrics, self.grammars.admit, permits)
         self.traces = _trace_exporter(config, self.version)
         """None: no traces are exported."""
         self._threads = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="tokenize")

@@ -69,8 +69,10 @@ class GenerateEvents:
     def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
         is_end = generation.finish_reason is not None
         if not is_end and len(tokens) == 1 and not generation.top_tokens:
-            index, token = len(generation.tokens), encode(tokens[0])
-            return b'data: {"index":%d,"token":%b,"generated_text":null,"details":null}\n\n' % (index, token)
+            return b'data: {"index":%d,"token":%b,"generated_text":null,"details":null}\n\n' % (
+                len(generation.tokens),
+                encode(tokens[0]),
+            )
         before = len(generation.tokens) - len(tokens)
         top_tokens = generation.top_tokens[before:]
         events = []

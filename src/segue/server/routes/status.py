@@ -67,7 +67,8 @@ async def model(server: Server, request: Request) -> ASGIApp:
 
 async def metrics(server: Server, request: Request) -> ASGIApp:
     """All metrics for Prometheus."""
-    return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
+    others = [] if server.siblings is None else await server.siblings.states()
+    return Response(server.metrics.text(others), media_type="text/plain; version=0.0.4")
 
 
 def _model(server: Server) -> dict[str, Any]:
