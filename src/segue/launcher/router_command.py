@@ -20,7 +20,7 @@ Serve HTTP for an engine that `text-generation-server serve MODEL` started. `tex
 `text-generation-router print-schema` prints the OpenAPI document.
 """
 _GROUPS = ("Limits of a request", "HTTP", "Hugging Face Hub", "Logs and observability")
-_NOT_THE_ROUTERS = {"max_input_length", "watermark_gamma", "watermark_delta", "engine_timeout", "env"}
+_NOT_THE_ROUTERS = {"max_input_length", "watermark_gamma", "watermark_delta", "engine_timeout", "env", "api_processes"}
 _MORE = {
     "revision",
     "trust_remote_code",
