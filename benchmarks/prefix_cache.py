@@ -10,6 +10,7 @@ them; ``--profile`` prints where the engine's Python spends its time.
 
 import argparse
 import cProfile
+import itertools
 import pstats
 import random
 import time
@@ -70,7 +71,7 @@ def _run(engine: Engine, prompt: tuple[int, ...], start: tuple[int, ...] | None)
         step = engine.step()
         if step is not None and any(output.tokens for output in step.outputs):
             times.append(time.perf_counter())
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
 if __name__ == "__main__":

@@ -191,3 +191,57 @@ def test_long_prompts_share_nothing_with_short_ones() -> None:
     admit(blocks, make_sequence(0, range(11)))
     assert blocks.match(make_sequence(1, range(10))).block_ids == []
     assert len(blocks.match(make_sequence(2, range(12))).block_ids) == 2
+
+
+def test_the_same_prompt_again_computes_one_token() -> None:
+    """Whether its end fills a block or not; the block that holds it is written on by the new sequence alone."""
+    for length in (8, 10, 11):
+        blocks = BlockManager(8, 4)
+        a = make_sequence(0, range(length))
+        admit(blocks, a)
+        table = list(a.block_table)
+        blocks.free(a)
+        b, c = make_sequence(1, range(length)), make_sequence(2, range(length))
+        blocks.begin_step()
+        admit(blocks, b)
+        assert (b.block_table, b.num_computed_tokens) == (table, length - 1)
+        admit(blocks, c)
+        assert c.num_computed_tokens <= 8
+        assert c.block_table[-1] != b.block_table[-1]
+        blocks.check_invariants([b, c])
+
+
+def test_what_followed_the_end_of_a_prompt_is_not_found_once_other_tokens_follow() -> None:
+    blocks = BlockManager(8, 4)
+    a = make_sequence(0, range(6))
+    admit(blocks, a)
+    a.token_ids += [70, 71, 72, 73]
+    assert blocks.grow(a, 10)
+    blocks.free(a)
+    longer = make_sequence(1, [*range(6), 70, 71, 72])
+    assert len(blocks.match(longer).block_ids) == 2
+    again = make_sequence(2, range(6))
+    admit(blocks, again)
+    assert again.num_computed_tokens == 5
+    assert len(blocks.match(longer).block_ids) == 1
+    blocks.check_invariants([again])
+
+
+def test_the_end_of_a_prompt_whose_step_failed_is_not_found() -> None:
+    blocks = BlockManager(8, 4)
+    a = make_sequence(0, range(7))
+    admit(blocks, a)
+    blocks.revoke(a.seq_id)
+    blocks.free(a)
+    assert blocks.match(make_sequence(1, range(7))).block_ids == []
+
+    b = make_sequence(2, range(7))
+    admit(blocks, b)
+    blocks.free(b)
+    blocks.begin_step()
+    c = make_sequence(3, range(7))
+    admit(blocks, c)
+    assert c.num_computed_tokens == 6
+    blocks.revoke(c.seq_id)
+    blocks.free(c)
+    assert len(blocks.match(make_sequence(4, range(7))).block_ids) == 1

@@ -21,6 +21,10 @@ class Match:
     """What the caches hold of a waiting sequence; valid until any block is taken."""
 
     block_ids: list[int]
+    num_computed_tokens: int
+    """That these blocks hold. At least one token stays to be computed, though it may be in them already."""
+    has_tail: bool
+    """The last of the blocks is not full: it holds the end of an equal prompt, and nobody uses it."""
     encoder: EncoderBlocks | None
     num_missing_blocks: int
     """To take from the free list for all its present tokens and its encoder input, hits that are free included."""
@@ -57,13 +61,20 @@ class BlockManager:
     def match(self, seq: Sequence) -> Match:
         """Look up a waiting sequence. At least one of its tokens stays to be computed. Changes no block."""
         block_ids: list[int] = []
-        encoder = None
+        encoder = tail = None
         if seq.uses_cache:
-            num_blocks = (len(seq.token_ids) - 1) // self.block_size
+            num_blocks = len(seq.token_ids) // self.block_size
             self._extend_digests(seq, num_blocks)
             block_ids = self._cache.find(seq.digests[:num_blocks])
             if seq.encoder_digest is not None:
                 encoder = self._cache.find_encoder(seq.encoder_digest)
+            if len(block_ids) == num_blocks:
+                tail = self._find_tail(seq)
+                block_ids += [] if tail is None else [tail]
+            covers_all = len(block_ids) * self.block_size >= len(seq.token_ids)
+            if covers_all and not self._pool.is_free(block_ids[-1]):
+                block_ids.pop()  # its last token is computed again, and nobody writes to what another reads
+        num_computed = max(0, min(len(block_ids) * self.block_size, len(seq.token_ids) - 1))
         num_missing = self.num_blocks_for(len(seq.token_ids)) - len(block_ids)
         num_missing += sum(map(self._pool.is_free, block_ids))
         if encoder is None:
@@ -71,16 +82,21 @@ class BlockManager:
         else:
             num_missing += sum(map(self._pool.is_free, encoder.block_table))
         num_encoder_tokens = 0 if encoder else seq.num_encoder_tokens
-        num_tokens = len(seq.token_ids) - len(block_ids) * self.block_size + num_encoder_tokens
-        return Match(block_ids, encoder, num_missing, num_encoder_tokens, num_tokens)
+        num_tokens = len(seq.token_ids) - num_computed + num_encoder_tokens
+        return Match(block_ids, num_computed, tail is not None, encoder, num_missing, num_encoder_tokens, num_tokens)
 
     def admit(self, seq: Sequence, match: Match) -> None:
         """Give the sequence what ``match`` found, and blocks for its encoder input if that must run."""
         assert (seq.block_table, seq.encoder_blocks, seq.num_computed_tokens) == ([], None, 0)
         self._pool.acquire(match.block_ids)
         seq.block_table = match.block_ids
-        seq.num_registered_blocks = len(match.block_ids)
-        seq.num_computed_tokens = len(match.block_ids) * self.block_size
+        seq.num_registered_blocks = len(match.block_ids) - match.has_tail
+        seq.num_computed_tokens = match.num_computed_tokens
+        if match.has_tail:
+            self._cache.keep_tail_only(match.block_ids[-1])
+            seq.has_offered_tail = True
+        if match.num_computed_tokens < len(match.block_ids) * self.block_size:  # this step writes to the last one
+            self._registered.setdefault(seq.seq_id, []).append(match.block_ids[-1])
         if match.encoder is not None:
             self._pool.acquire(match.encoder.block_table)
             seq.encoder_blocks = match.encoder
@@ -96,6 +112,8 @@ class BlockManager:
             seq.block_table += self._pool.take(missing)
         if seq.uses_cache and num_tokens // self.block_size > seq.num_registered_blocks:
             self._register(seq, num_tokens // self.block_size)
+        if seq.uses_cache and not seq.has_offered_tail and num_tokens >= seq.num_prompt_tokens:
+            self._register_tail(seq)
         return True
 
     def reserve(self, seq: Sequence, num_tokens: int) -> int:
@@ -126,6 +144,7 @@ class BlockManager:
         seq.block_table = []
         seq.num_registered_blocks = 0
         seq.num_computed_tokens = 0
+        seq.has_offered_tail = False
 
     def discard(self, block_ids: Iterable[int]) -> None:
         """What these blocks hold is not to be trusted: nobody may find them any more. Those who share them go on."""
@@ -158,6 +177,34 @@ class BlockManager:
             if self._cache.register(seq.block_table[i], seq.digests[i]):
                 registered.append(seq.block_table[i])
         seq.num_registered_blocks = num_full_blocks
+
+    def _find_tail(self, seq: Sequence) -> int | None:
+        """A block that nobody uses and that holds the sequence's last tokens, which fill no block, as its first.
+
+        It may be written on behind them. So a prompt that comes again computes one token, not up to a block's.
+        """
+        tail = seq.token_ids[len(seq.token_ids) // self.block_size * self.block_size :]
+        if len(tail) < 2:
+            return None
+        block_id = self._cache.find_tail(block_digest(self._last_digest(seq, len(seq.token_ids)), tail))
+        return block_id if block_id is not None and self._pool.is_free(block_id) else None
+
+    def _register_tail(self, seq: Sequence) -> None:
+        """The end of the prompt, where it fills no block."""
+        seq.has_offered_tail = True
+        first_block, num_tokens = divmod(seq.num_prompt_tokens, self.block_size)
+        if num_tokens < 2:
+            return
+        self._extend_digests(seq, first_block)
+        tail = seq.token_ids[seq.num_prompt_tokens - num_tokens : seq.num_prompt_tokens]
+        block_id = seq.block_table[first_block]
+        if self._cache.register_tail(block_id, block_digest(self._last_digest(seq, seq.num_prompt_tokens), tail)):
+            self._registered.setdefault(seq.seq_id, []).append(block_id)
+
+    def _last_digest(self, seq: Sequence, num_tokens: int) -> bytes:
+        """Of the last full block of the first ``num_tokens`` tokens, or the root's."""
+        num_blocks = num_tokens // self.block_size
+        return seq.digests[num_blocks - 1] if num_blocks else seq.root_digest
 
     def _take_encoder_blocks(self, seq: Sequence, token_ids: tuple[int, ...]) -> EncoderBlocks:
         block_table = self._pool.take(self.num_blocks_for(len(token_ids)))

@@ -39,11 +39,16 @@ def encoder_digest(salt: str, token_ids: Seq[int]) -> bytes:
 
 
 class PrefixCache:
-    """Block ids by digest. A block has at most one digest or belongs to at most one encoder entry."""
+    """Block ids by digest. A block has at most one digest or belongs to at most one encoder entry.
+
+    Beside its own, a block may have a digest of its first tokens, with which a prompt ends: its ``tail``.
+    """
 
     def __init__(self) -> None:
         self._block_ids: dict[bytes, int] = {}
         self._digests: dict[int, bytes] = {}
+        self._tails: dict[bytes, int] = {}
+        self._tail_digests: dict[int, bytes] = {}
         self._encoders: dict[bytes, EncoderBlocks] = {}
         self._encoder_of: dict[int, EncoderBlocks] = {}
 
@@ -65,6 +70,24 @@ class PrefixCache:
         self._digests[block_id] = digest
         return True
 
+    def find_tail(self, digest: bytes) -> int | None:
+        """A block whose first tokens are those; what stands behind them is another's."""
+        return self._tails.get(digest)
+
+    def register_tail(self, block_id: int, digest: bytes) -> bool:
+        """As ``register``, for the block's first tokens."""
+        if digest in self._tails or block_id in self._tail_digests:
+            return False
+        self._tails[digest] = block_id
+        self._tail_digests[block_id] = digest
+        return True
+
+    def keep_tail_only(self, block_id: int) -> None:
+        """Other tokens are to follow the block's first ones."""
+        digest = self._digests.pop(block_id, None)
+        if digest is not None:
+            del self._block_ids[digest]
+
     def find_encoder(self, digest: bytes) -> EncoderBlocks | None:
         return self._encoders.get(digest)
 
@@ -77,13 +100,16 @@ class PrefixCache:
 
     def holds(self, block_id: int) -> bool:
         """Whether the block can be found."""
-        return block_id in self._digests or block_id in self._encoder_of
+        return block_id in self._digests or block_id in self._tail_digests or block_id in self._encoder_of
 
     def forget(self, block_id: int) -> Seq[int]:
         """The block's content is gone. Returns the blocks that became worthless with it: an encoder entry is whole."""
-        digest = self._digests.pop(block_id, None)
+        digest, tail = self._digests.pop(block_id, None), self._tail_digests.pop(block_id, None)
+        if tail is not None:
+            del self._tails[tail]
         if digest is not None:
             del self._block_ids[digest]
+        if digest is not None or tail is not None:
             return (block_id,)
         encoder = self._encoder_of.get(block_id)
         if encoder is None:
@@ -97,7 +123,8 @@ class PrefixCache:
     def check_invariants(self) -> None:
         """Raises ``AssertionError`` if the maps disagree."""
         assert {block: digest for digest, block in self._block_ids.items()} == self._digests
-        assert not self._digests.keys() & self._encoder_of.keys()
+        assert {block: digest for digest, block in self._tails.items()} == self._tail_digests
+        assert not (self._digests.keys() | self._tail_digests.keys()) & self._encoder_of.keys()
         for digest, encoder in self._encoders.items():
             assert encoder.digest == digest
             assert all(self._encoder_of[block] is encoder for block in encoder.block_table)

@@ -56,6 +56,8 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     num_registered_blocks: int = 0
     """Leading blocks of ``block_table`` that were found in, or offered to, the prefix cache."""
+    has_offered_tail: bool = False
+    """Whether the block with the end of its prompt was found in, or offered to, the prefix cache as such."""
     digests: list[bytes] = field(default_factory=list)
     """Digests of the first full blocks, as far as they were needed; tokens never change, so neither do they."""
     root_digest: bytes = b""
