@@ -227,6 +227,54 @@ static void attend_strip(const AttentionCall& call, const View& view, const Job&
              memory.out[0] + begin * value_dim, value_dim, true);
 }
 
+// A head's rows as floats: where they lie, or widened in `wide`, [tile_keys, padded dim].
+template <class Address>
+SEGUE_INLINE void find_rows(const Address& address, int64_t dim, CacheKind kind, int64_t count, float* wide,
+                            const float** rows) {
+    for (int64_t i = 0; i < count; ++i) {
+        auto [row, scale] = address(i);
+        rows[i] = reinterpret_cast<const float*>(row);
+        if (kind == CacheKind::f32) continue;
+        widen(row, 0, dim, kind, scale, wide + i * padded(dim));
+        rows[i] = wide + i * padded(dim);
+    }
+}
+
+struct Address {
+    const char* row;
+    float scale;
+};
+
+// One row of a job against a tile: of a decode without grouped heads nothing is used twice, so nothing is packed.
+static void attend_row(const AttentionCall& call, const View& view, const Job& job, const Memory& source,
+                       const Turn& turn, int64_t r, const Workspace& memory) {
+    const Tile& tile = *turn.tile;
+    int64_t dim = call.spec.key_dim, value_dim = call.spec.value_dim;
+    Row row = row_of(call, job, r);
+    Seen seen = seen_by(call.spec, view, row.query);
+    if (seen.last < tile.begin || seen.first >= tile.begin + tile.count) return;
+    const float* rows[tile_keys];
+    int64_t keys = (tile.count + register_lanes - 1) / register_lanes * register_lanes;
+    find_rows(
+        [&](int64_t i) {
+            prefetch(source.key(*turn.next_tile, i, turn.next_head * dim), dim * source.element);
+            return Address{source.key(tile, i, turn.head * dim), scale_of(call, call.cache.key_scales, turn, i)};
+        },
+        dim, source.kind, keys, memory.wide, rows);
+    multiply_rows(memory.queries + r * dim, rows, keys, dim, memory.scores);
+    Running running = running_of(memory, 0, r, padded(value_dim));
+    weigh({&call.spec, row.head, view.position(row.query), seen.first, seen.last}, tile.begin, tile.count,
+          memory.scores, running, padded(value_dim));
+    find_rows(
+        [&](int64_t i) {
+            prefetch(source.value(*turn.next_tile, i, turn.next_head * value_dim), value_dim * source.element);
+            return Address{source.value(tile, i, turn.head * value_dim),
+                           scale_of(call, call.cache.value_scales, turn, i)};
+        },
+        value_dim, source.kind, tile.count, memory.values, rows);
+    add_rows(memory.scores, rows, tile.count, value_dim, running.out);
+}
+
 static void attend_tile(const AttentionCall& call, const View& view, const Job& job, const Tile& tile, const Tile& next,
                         const Workspace& memory) {
     int64_t rows_a_head = (job.query_end - job.query_begin) * group_of(call.spec);
@@ -234,6 +282,10 @@ static void attend_tile(const AttentionCall& call, const View& view, const Job& 
     for (int64_t head = job.head_begin; head < job.head_end; ++head) {
         bool is_last = head + 1 == job.head_end;
         Turn turn{&tile, is_last ? &next : &tile, head, is_last ? job.head_begin : head + 1};
+        if (rows_a_head == 1) {
+            attend_row(call, view, job, source, turn, head - job.head_begin, memory);
+            continue;
+        }
         pack_keys(call, source, turn, memory.wide, memory.keys);
         pack_values(call, source, turn, memory.values);
         int64_t begin = (head - job.head_begin) * rows_a_head, end = begin + rows_a_head;

@@ -120,6 +120,54 @@ static void transpose_tile(const float* const* rows, int64_t dim, float* out) {
     }
 }
 
+// q [dim] · rows → out, a sum a key in the order of dim, as `multiply` of the transposed rows gives it. For one query the
+// transposed rows are used once, so they never leave the registers.
+static void multiply_rows(const float* q, const float* const* rows, int64_t num_keys, int64_t dim, float* out) {
+    for (int64_t key = 0; key < num_keys; key += register_lanes) {
+        f32xr sum{};
+        for (int64_t d = 0; d < dim; d += register_lanes) {
+            f32xr block[register_lanes];
+            if (d + register_lanes <= dim) {
+#pragma GCC unroll 16
+                for (int i = 0; i < register_lanes; ++i) block[i] = load<f32xr>(rows[key + i] + d);
+                transpose<1>(block);
+#pragma GCC unroll 16
+                for (int i = 0; i < register_lanes; ++i) sum += all(q[d + i]) * block[i];
+            } else {
+                for (int i = 0; i < register_lanes; ++i) block[i] = load_first<f32xr>(rows[key + i] + d, dim - d);
+                transpose<1>(block);
+                for (int i = 0; i < dim - d; ++i) sum += all(q[d + i]) * block[i];
+            }
+        }
+        store(out + key, sum);
+    }
+}
+
+// out [columns registers] += weights · rows, in the order of the keys, as `multiply` does it.
+template <int columns, bool is_whole>
+static void add_columns(const float* weights, const float* const* rows, int64_t num_keys, int64_t column, int64_t dim,
+                        float* out) {
+    f32xr sums[columns];
+    for (int j = 0; j < columns; ++j) sums[j] = load<f32xr>(out + column + j * register_lanes);
+    for (int64_t i = 0; i < num_keys; ++i) {
+        f32xr weight = all(weights[i]);
+        for (int j = 0; j < columns; ++j) {
+            int64_t at = column + j * register_lanes;
+            sums[j] += weight * (is_whole ? load<f32xr>(rows[i] + at) : load_first<f32xr>(rows[i] + at, dim - at));
+        }
+    }
+    for (int j = 0; j < columns; ++j) store(out + column + j * register_lanes, sums[j]);
+}
+
+static void add_rows(const float* weights, const float* const* rows, int64_t num_keys, int64_t dim, float* out) {
+    int64_t at = 0;
+    for (; at + product_columns * register_lanes <= dim; at += product_columns * register_lanes)
+        add_columns<product_columns, true>(weights, rows, num_keys, at, dim, out);
+    for (; at + register_lanes <= dim; at += register_lanes)
+        add_columns<1, true>(weights, rows, num_keys, at, dim, out);
+    if (at < dim) add_columns<1, false>(weights, rows, num_keys, at, dim, out);
+}
+
 template <class T>
 SEGUE_INLINE void widen_with(const T* from, int64_t count, float* out, f32x16 (*widened)(const T*)) {
     int64_t i = 0;
