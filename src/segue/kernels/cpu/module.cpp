@@ -9,6 +9,8 @@
 namespace nb = nanobind;
 
 NB_MODULE(_native, module) {
+    // Programs and weights live as long as the process: at its end they are no leak to warn of.
+    nb::set_leak_warnings(false);
     module.def("available_isas", &segue::available_isas);
     module.def("isa", [] { return segue::kernels().isa; });
     module.def("use_isa", &segue::use_isa, nb::arg("name"));
