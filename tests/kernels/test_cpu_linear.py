@@ -3,6 +3,7 @@
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -335,3 +336,13 @@ def test_other_bytes_are_no_weight() -> None:
         _native.PackedLinear.from_buffer(memoryview(shifted)[start:])
     with pytest.raises(TypeError):
         _native.PackedLinear.from_buffer(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("n", "k"), [(64, 72), (32, 8), (40, 64), (48, 20), (96, 40)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_halves_that_are_copied_equal_those_that_are_converted(n: int, k: int, gated: bool, dtype: torch.dtype) -> None:
+    weight = torch.randn(n, k, generator=torch.Generator().manual_seed(n + k)).to(dtype)
+    kind: Any = {torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
+    copied, converted = (pack_float(each, kind=kind, gated=gated) for each in (weight, weight.float()))
+    assert bytes(memoryview(copied)) == bytes(memoryview(converted))  # type: ignore[arg-type]
