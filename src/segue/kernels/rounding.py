@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segue.kernels.quantized import Kind, QuantizedWeight, pack_nibbles
 
-__all__ = ["FP4", "NF4", "QUICK_RANGES", "Rounding", "rounded"]
+__all__ = ["FP4", "NF4", "QUICK_RANGES", "RANGES", "Rounding", "best_scale", "rounded"]
 
 NF4 = (
     -1.0,
@@ -110,7 +110,7 @@ def _to_int4(
 
     def round_rows(rows: slice) -> None:
         block = weight[rows].float().contiguous().view(-1, k // group, group)
-        scale = _best_scale(block, ranges, scale_dtype)
+        scale = best_scale(block, ranges, scale_dtype)
         q[rows] = pack_nibbles(_signed_codes(block, scale).add_(8).to(torch.uint8).view(-1, k))
         scales[rows] = scale
 
@@ -150,7 +150,7 @@ def _not_zero(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, 1.0, scale)
 
 
-def _best_scale(block: Tensor, ranges: tuple[float, ...], scale_dtype: torch.dtype) -> Tensor:
+def best_scale(block: Tensor, ranges: tuple[float, ...], scale_dtype: torch.dtype) -> Tensor:
     """block [n, groups, group] → scales [n, groups].
 
     The first guess makes the value of largest magnitude, whatever its sign, -8: of both ends of the codes the longer.

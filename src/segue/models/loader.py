@@ -20,7 +20,7 @@ from segue.models.weight_files import tensor_names, tensors_of, weight_files
 from segue.quantization.base import PackedTensors
 from segue.quantization.formats import Quantization
 
-__all__ = ["Progress", "linear_weight", "load_weights"]
+__all__ = ["Progress", "linear_part", "linear_weight", "load_weights"]
 
 Progress = Callable[[int, int], None]
 """Told (bytes done, bytes in all) while weights load."""
@@ -79,10 +79,16 @@ def load_weights(
 
 def linear_weight(model: Model, name: str) -> Linear | None:
     """The layer whose float weight the checkpoint's tensor ``name`` is, or is a part of; None: it is another tensor."""
+    layer, _ = linear_part(model, name)
+    return layer
+
+
+def linear_part(model: Model, name: str) -> tuple[Linear | None, int | None]:
+    """As ``linear_weight``, and which part of a merged layer it is; None: the whole."""
     if not name.endswith(".weight") or name.endswith(model.ignored):
-        return None
-    module, _, leaf = _target(model, _renamed(model, name))
-    return module if leaf == "weight" and isinstance(module, Linear) else None
+        return None, None
+    module, part, leaf = _target(model, _renamed(model, name))
+    return (module, part) if leaf == "weight" and isinstance(module, Linear) else (None, None)
 
 
 class _Loading:

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,37 +20,65 @@ from segue.quantization.convert import CompressedWeights
 from segue.quantization.formats import quantization_config
 from segue.quantization.methods import OnLoadMethod
 
-__all__ = ["checkpoint_bytes", "quantize_checkpoint"]
+__all__ = ["checkpoint_bytes", "quantizable_model", "quantize_checkpoint", "write_checkpoint"]
 
 MAX_FILE_BYTES = 2 * 10**9
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
 
 
+Replace = Callable[[str, Tensor], Mapping[str, Tensor]]
+"""A checkpoint's tensor and its name → the tensors that take its place."""
+
+
 def quantize_checkpoint(folder: Path, output: Path, method: OnLoadMethod, progress: Progress | None = None) -> None:
     """Write ``folder``'s model with rounded weights to ``output``, a new or empty folder, and all else it has.
 
-    The files are safetensors in the layout of compressed-tensors; config.json comes last, so that what was interrupted
-    is no model.
+    The files are safetensors in the layout of compressed-tensors.
 
     Raises:
         ConfigError: the model is quantized already, or of no family that is written here, or ``output`` is not empty.
     """
+    model = quantizable_model(folder, output, method.name)
+    weights = CompressedWeights()
+
+    def replace(name: str, tensor: Tensor) -> Mapping[str, Tensor]:
+        return _rounded(model, name, tensor, method, weights)
+
+    write_checkpoint(folder, output, replace, lambda: weights.config(_tied_head(model), method.of_head), progress)
+
+
+def quantizable_model(folder: Path, output: Path, method: str) -> Model:
+    """``folder``'s model without weights, where it can be quantized and written to ``output``. Raises ConfigError."""
     config = HFConfig.from_folder(folder)
     if quantization_config(folder, config.values) is not None:
         raise ConfigError(f"{folder} is quantized already")
     family = find_family(config)
     if family is None:
-        raise ConfigError(f"{method.name} quantization is not supported for AutoModel")
-    files = weight_files(folder)
-    output.mkdir(parents=True, exist_ok=True)
-    if any(output.iterdir()):
+        raise ConfigError(f"{method} quantization is not supported for AutoModel")
+    weight_files(folder)
+    if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output} is not empty")
-    model = family(config)
-    writer, weights = _Files(output), CompressedWeights()
+    return family(config)
+
+
+def write_checkpoint(
+    folder: Path,
+    output: Path,
+    replace: Replace,
+    quantization: Callable[[], dict[str, Any]],
+    progress: Progress | None = None,
+) -> None:
+    """Copy ``folder`` to ``output`` with other weights.
+
+    config.json, with ``quantization`` as its ``quantization_config``, comes last, so that what was interrupted is no
+    model.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    writer = _Files(output)
     total, done = checkpoint_bytes(folder), 0
-    for file in files:
+    for file in weight_files(folder):
         for name, tensor in tensors_of(file):
-            for new_name, new_tensor in _rounded(model, name, tensor, method, weights).items():
+            for new_name, new_tensor in replace(name, tensor).items():
                 writer.add(new_name, new_tensor)
             done += tensor.nbytes
             if progress is not None:
@@ -58,8 +87,8 @@ def quantize_checkpoint(folder: Path, output: Path, method: OnLoadMethod, progre
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name != "config.json" and not path.name.endswith(_WEIGHTS):
             shutil.copyfile(path, output / path.name)
-    quantization = weights.config(_tied_head(model), method.of_head)
-    text = json.dumps({**config.values, "quantization_config": quantization}, indent=2)
+    values = HFConfig.from_folder(folder).values
+    text = json.dumps({**values, "quantization_config": quantization()}, indent=2)
     (output / "config.json").write_text(text + "\n", "utf-8")
 
 

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from segue.core.errors import ConfigError
 from segue.kernels.quantized import QuantizedWeight
 from segue.quantization.base import CheckpointFormat, grouped_weight
-from segue.quantization.int32 import order_by_group, unpack
+from segue.quantization.int32 import order_by_group, pack, unpack
 
-__all__ = ["GPTQ"]
+__all__ = ["GPTQ", "packed_tensors"]
 
 _FORMATS = ("gptq", "gptq_v2")
 
@@ -62,3 +63,19 @@ class GPTQ(CheckpointFormat):
             int8_activations=self.int8_activations,
             order=order,
         )
+
+
+def packed_tensors(codes: Tensor, scales: Tensor, groups: Tensor, bits: int) -> dict[str, Tensor]:
+    """One weight's tensors by leaf, in version 1, symmetric: what ``GPTQ.read`` takes.
+
+    codes uint8 [n, k], whose zero is 2^(``bits`` - 1); scales [n, groups]; ``groups`` [k]: that of each input. n and k
+    are multiples of 32 / ``bits``.
+    """
+    n, num_groups = scales.shape
+    zeros = torch.full((num_groups, n), 2 ** (bits - 1) - 1, dtype=torch.uint8, device=codes.device)
+    return {
+        "qweight": pack(codes, bits).t().contiguous(),
+        "qzeros": pack(zeros, bits),
+        "scales": scales.t().to(torch.float16).contiguous(),
+        "g_idx": groups.to(torch.int32),
+    }
