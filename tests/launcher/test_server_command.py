@@ -87,27 +87,40 @@ def test_B1_download_weights(calls: Calls, arguments: list[str], options: dict[s
     assert given == options
 
 
-def test_B1_quantize(tmp_path: Path) -> None:
+def test_B1_quantize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a text the model writes one."""
+    monkeypatch.setattr("segue.launcher.calibration_text.CALIBRATION_TOKENS", 600)
     output = tmp_path / "out"
-    assert server_command.main(["quantize", "sample-chat", str(output), "--groupsize", "64"]) == 0
+    arguments = ["quantize", "sample-chat", str(output), "--groupsize", "64", "--act-order", "--percdamp", "0.05"]
+    assert server_command.main(arguments) == 0
     config = json.loads((output / "config.json").read_text("utf-8"))["quantization_config"]
-    weights = config["config_groups"]["group_0"]["weights"]
-    assert (weights["num_bits"], weights["group_size"]) == (4, 64)
+    expected = {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": True, "damp_percent": 0.05}
+    assert expected.items() <= config.items()
     assert (output / "model.safetensors").exists()
 
 
+def test_B1_quantize_with_a_text(tmp_path: Path) -> None:
+    text, output = tmp_path / "text", tmp_path / "out"
+    text.write_text("Once upon a time there was a cat. " * 40, "utf-8")
+    assert server_command.main(["quantize", "sample-chat", str(output), "--bits", "8", "--text", str(text)]) == 0
+    config = json.loads((output / "quantize_config.json").read_text("utf-8"))
+    assert (config["bits"], config["group_size"], config["desc_act"]) == (8, 128, False)
+
+
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("model", "option", "message"),
     [
-        (["--act-order"], "GPTQ's calibration, which is not in this version"),
-        (["--percdamp", "0.1"], "GPTQ's calibration, which is not in this version"),
-        (["--groupsize", "-1"], "`groupsize` must be one of 32, 64, 128, 256"),
+        ("sample-chat", ["--percdamp", "-1"], "`percdamp` must be from 0 to 1"),
+        ("sample-chat", ["--bits", "3"], "`bits` must be 4 or 8"),
+        ("sample-chat", ["--groupsize", "48"], "`groupsize` must be one of -1, 32, 64, 128, 256"),
+        ("sample-chat", ["--text", "no such file"], "`text`: no such file cannot be read"),
+        ("sample-t5", [], "for models without an encoder"),
     ],
 )
 def test_B1_quantize_refuses_what_it_does_not_do(
-    option: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, option: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert server_command.main(["quantize", "sample-chat", str(tmp_path / "out"), *option]) == 1
+    assert server_command.main(["quantize", model, str(tmp_path / "out"), *option]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -39,7 +39,7 @@ Made by `python -m segue.launcher.cli_page`; a test compares.
 | `text-generation-server serve MODEL_ID` | an engine without HTTP |
 | `text-generation-router` | HTTP for such an engine; `print-schema` prints the OpenAPI document |
 | `text-generation-server download-weights MODEL_ID` | fetches a model, merges an adapter, converts `.bin` weights |
-| `text-generation-server quantize MODEL_ID OUTPUT_DIR` | writes a checkpoint with weights of 4 bits |
+| `text-generation-server quantize MODEL_ID OUTPUT_DIR` | writes a checkpoint with weights of 4 bits by GPTQ |
 | `text-generation-benchmark` | measures an engine that runs |
 
 [commands.md](commands.md) shows TGI's commands at work.

@@ -9,12 +9,14 @@ from segue.core.config import ServeConfig
 from segue.core.errors import ConfigError
 from segue.core.options import option
 from segue.core.request import SamplingParams
+from segue.launcher.calibration_text import WINDOW_TOKENS, encoded, read_text
 from segue.launcher.download import find_model
 from segue.launcher.progress import BytesBar
+from segue.launcher.quantize import calibrate
 
 __all__ = ["SHARED_OPTIONS", "QuantizeCommandOptions", "quantize"]
 
-WINDOW_TOKENS = 512
+METHODS = ("int8", "int4", "gptq")
 SHARED_OPTIONS = (
     "revision",
     "trust_remote_code",
@@ -32,18 +34,38 @@ SHARED_OPTIONS = (
 class QuantizeCommandOptions:
     """How ``segue quantize`` rounds, and what it measures."""
 
-    method: str = option("int8", "Bits of the weights.", group="Quantization", env=(), choices=("int8", "int4"))
-    group_size: int = option(64, "int4: inputs that share a scale; 32, 64, 128 or 256.", group="Quantization", env=())
-    round_activations: bool = option(
-        True,
-        "Write that activations are to be rounded to int8 too, which is faster; false: W8A16 or W4A16.",
+    method: str = option(
+        "int8",
+        "Bits of the weights; gptq: 4 bits, calibrated with a text.",
+        group="Quantization",
+        env=(),
+        choices=METHODS,
+    )
+    group_size: int = option(
+        64, "int4 and gptq: inputs that share a scale; 32, 64, 128 or 256.", group="Quantization", env=()
+    )
+    round_activations: bool | None = option(
+        None,
+        "int8 and int4: write that activations are to be rounded to int8 too, which is faster and the default; false: "
+        "W8A16 or W4A16.",
         group="Quantization",
         env=(),
         metavar="BOOL",
     )
+    act_order: bool = option(
+        False, "gptq: the inputs that matter most are rounded first.", group="Quantization", env=()
+    )
+    percdamp: float | None = option(
+        None,
+        "gptq: damping, as a share of the mean of the inputs' squares; default 0.01.",
+        group="Quantization",
+        env=(),
+        metavar="SHARE",
+    )
     text: str | None = option(
         None,
-        "Measure the perplexity before and after on this file.",
+        "Measure the perplexity before and after on this file; gptq: on its second half, and calibrate with its "
+        "first. Without it gptq calibrates with what the model writes.",
         group="Quality",
         env=(),
         metavar="FILE",
@@ -59,45 +81,70 @@ def quantize(config: ServeConfig, output: str, options: QuantizeCommandOptions) 
         DownloadError: the model cannot be fetched.
     """
     from segue.models.config import HFConfig
-    from segue.models.quantized_checkpoint import checkpoint_bytes, quantize_checkpoint
+    from segue.models.quantized_checkpoint import checkpoint_bytes
     from segue.models.registry import find_family
-    from segue.quantization.methods import method_named
 
-    if options.group_size not in (32, 64, 128, 256):
-        raise ConfigError("`group_size` must be 32, 64, 128 or 256")
-    method = method_named(options.method, int8_activations=options.round_activations, group=options.group_size)
-    text = None if options.text is None else _read(Path(options.text))
+    _check(options)
+    text = None if options.text is None else read_text(Path(options.text))
     folder = find_model(config).folder
     family = find_family(HFConfig.from_folder(folder))
     if text is not None and family is not None and family.is_encoder_decoder:
         raise ConfigError("`text` is for models without an encoder: perplexity is that of continuing a text")
-    with BytesBar("Rounding weights") as bar:
-        quantize_checkpoint(folder, Path(output), method, bar.update)
+    token_ids = None if text is None else encoded(config, folder, text)
+    if options.method == "gptq":
+        half = None if token_ids is None else len(token_ids) // 2
+        calibrate(
+            config,
+            folder,
+            Path(output),
+            None if token_ids is None else token_ids[:half],
+            group=options.group_size,
+            damping=options.percdamp,
+            act_order=options.act_order,
+        )
+        token_ids = None if token_ids is None else token_ids[half:]
+    else:
+        _round(folder, Path(output), options)
     rows = [("weights", *(_size(checkpoint_bytes(each)) for each in (folder, Path(output))))]
     changes = [f"{checkpoint_bytes(Path(output)) / checkpoint_bytes(folder) - 1:+.0%}"]
-    if text is not None:
-        before, _ = _perplexity(config, folder, text, options.text_tokens)
+    if token_ids is not None:
+        token_ids = token_ids[: options.text_tokens]
+        before = _perplexity(config, folder, token_ids)
         gc.collect()  # engine and runner refer to each other: without this both models are in memory at once
-        after, num_tokens = _perplexity(config, Path(output), text, options.text_tokens)
+        after = _perplexity(config, Path(output), token_ids)
         rows.append(("perplexity", f"{before:.3f}", f"{after:.3f}"))
         changes.append(f"{after / before - 1:+.2%}")
     print(f"{'':12}{'before':>12}{'after':>12}")
     for (name, old, new), change in zip(rows, changes, strict=True):
         print(f"{name:12}{old:>12}{new:>12}   {change}")
-    if text is not None:
-        print(f"{num_tokens:,} tokens of {options.text}, in windows of {WINDOW_TOKENS}")
+    if token_ids is not None:
+        print(f"{len(token_ids):,} tokens of {options.text}, in windows of {WINDOW_TOKENS}")
     print(f"\nsegue serve {output}")
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"`text`: {path} cannot be read: {error}") from None
+def _check(options: QuantizeCommandOptions) -> None:
+    """Raises ConfigError for an option that has no meaning for the method."""
+    if options.group_size not in (32, 64, 128, 256):
+        raise ConfigError("`group_size` must be 32, 64, 128 or 256")
+    if options.method == "gptq":
+        if options.round_activations is not None:
+            raise ConfigError("`round_activations` is for int8 and int4; for gptq see `segue serve --int8-activations`")
+    elif options.act_order or options.percdamp is not None:
+        raise ConfigError("`act_order` and `percdamp` are for `--method gptq`")
 
 
-def _perplexity(config: ServeConfig, folder: Path, text: str, most_tokens: int) -> tuple[float, int]:
-    """(perplexity, number of tokens read)."""
+def _round(folder: Path, output: Path, options: QuantizeCommandOptions) -> None:
+    from segue.models.quantized_checkpoint import quantize_checkpoint
+    from segue.quantization.methods import method_named
+
+    method = method_named(
+        options.method, int8_activations=options.round_activations is not False, group=options.group_size
+    )
+    with BytesBar("Rounding weights") as bar:
+        quantize_checkpoint(folder, output, method, bar.update)
+
+
+def _perplexity(config: ServeConfig, folder: Path, token_ids: Seq[int]) -> float:
     from segue.launcher.llm import LLM
     from segue.quantization.perplexity import perplexity
 
@@ -114,10 +161,9 @@ def _perplexity(config: ServeConfig, folder: Path, text: str, most_tokens: int) 
     def score(windows: Seq[Seq[int]]) -> list[Seq[float | None]]:
         return [output.prompt_logprobs or () for output in llm.generate(list(windows), params)]
 
-    token_ids = llm.tokenizer.encode(text)[:most_tokens]
     if len(token_ids) < 2:
         raise ConfigError("`text` needs at least two tokens")
-    return perplexity(score, token_ids, window), len(token_ids)
+    return perplexity(score, token_ids, window)
 
 
 def _size(num_bytes: int) -> str:

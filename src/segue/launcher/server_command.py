@@ -69,9 +69,11 @@ class DownloadOptions:
 class QuantizeOptions:
     """Of ``quantize``."""
 
-    percdamp: float | None = _own(None, "For GPTQ's calibration, which is not in this version: refused.")
-    act_order: bool = _own(False, "For GPTQ's calibration, which is not in this version: refused.")
-    groupsize: int = _own(128, "Inputs that share a scale; 32, 64, 128 or 256.")
+    bits: int = _own(4, "Bits of the weights: 4 or 8.")
+    percdamp: float = _own(0.01, "Damping, as a share of the mean of the inputs' squares.")
+    act_order: bool = _own(False, "The inputs that matter most are rounded first.")
+    groupsize: int = _own(128, "Inputs that share a scale: 32, 64, 128 or 256; -1: all.")
+    text: str | None = _own(None, "Calibrate with this file; without it with what the model writes.", metavar="FILE")
     upload_to_model_id: str | None = _own(None, "Repository on the Hub to upload the result to.")
     logger_level: str | None = _own(None, "As LOG_LEVEL.", metavar="LEVEL")
 
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_options(download, ServeConfig, DOWNLOAD_OPTIONS)
     download.set_defaults(run=_download)
 
-    quantize = commands.add_parser("quantize", help="write a checkpoint with weights of 4 bits")
+    quantize = commands.add_parser("quantize", help="write a checkpoint with weights of 4 bits by GPTQ")
     quantize.add_argument("model_id", metavar="MODEL_ID")
     quantize.add_argument("output_dir", metavar="OUTPUT_DIR")
     add_options(quantize, QuantizeOptions)

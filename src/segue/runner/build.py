@@ -30,7 +30,7 @@ from segue.sampling.grammar import GrammarStates
 from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.sampling.sampler import Sampler
 
-__all__ = ["ModelFacts", "build_runner"]
+__all__ = ["ModelFacts", "build_runner", "chosen_device", "set_threads"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +69,8 @@ def build_runner(
     Raises:
         ConfigError: the folder, the dtype or the memory does not allow it; the text says what to change.
     """
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
-    use_threads(torch.get_num_threads())
-    device = _device(config.device)
+    set_threads(config.num_threads)
+    device = chosen_device(config.device)
     hf_config = _with_rope_overrides(HFConfig.from_folder(config.model_folder), config)
     dtype = _dtype(config.dtype, hf_config, device)
     quantization = find_quantization(
@@ -258,7 +256,15 @@ def _dry_run(runner: ModelRunner, num_tokens: int) -> None:
     runner.execute(ScheduledBatch(sequences=[sequence], num_decode_sequences=0))
 
 
-def _device(name: str) -> torch.device:
+def set_threads(num_threads: int | None) -> None:
+    """Of ``--num-threads``, for PyTorch and native kernels; None: PyTorch's own choice."""
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    use_threads(torch.get_num_threads())
+
+
+def chosen_device(name: str) -> torch.device:
+    """Of ``--device``. Raises ConfigError for one that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
