@@ -4,7 +4,7 @@ import pytest
 
 from segue.core.config import ServeConfig
 from segue.launcher.engine_child import LoadProgress
-from segue.launcher.progress import WORTH_SHOWING_BYTES, LoadingBar
+from segue.launcher.progress import WORTH_SHOWING_BYTES, LayersBar, LoadingBar
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,14 @@ def test_when_it_is_shown(
         bar.update(LoadProgress(done_bytes=total_bytes // 2, total_bytes=total_bytes))
         bar.update(LoadProgress(done_bytes=total_bytes, total_bytes=total_bytes))
     assert ("Loading weights" in capsys.readouterr().err) == is_shown
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_layers_are_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_terminal: bool
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    with LayersBar("Calibrating layers") as bar:
+        bar.update(3, 8)
+    shown = capsys.readouterr().err
+    assert ("Calibrating layers" in shown and "3/8" in shown) == is_terminal
