@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--workloads", type=Path, required=True)
     parser.add_argument("--models", type=Path, required=True, help="the folder that holds the checkpoints")
     parser.add_argument("--model", required=True)
+    parser.add_argument("--checkpoint", help="another folder name for the model, e.g. with weights of another dtype")
     parser.add_argument("--bits", choices=CONFIGS, required=True)
     parser.add_argument("--only", default="decode,prefill,throughput")
     parser.add_argument("--repeats", type=int, default=3)
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="append the lines to this file too")
     given = parser.parse_args()
     workloads = json.loads(given.workloads.read_text())[given.model]
-    engine = Offline(given.models / given.model, given.bits, given.threads)
+    engine = Offline(given.models / (given.checkpoint or given.model), given.bits, given.threads)
     bounds = {
         "read_gb_s": round(_native.measure_read_bandwidth(512 * 2**20) / 1e9, 1),
         "fp32_gflop_s": round(_native.measure_multiplications(False) / 1e9),
@@ -116,7 +117,7 @@ def main() -> None:
     }
     for workload, numbers in measure(engine, workloads, given.only.split(","), given.repeats).items():
         row = {
-            "peer": "segue",
+            "peer": "segue" if given.checkpoint is None else f"segue ({given.checkpoint})",
             "model": given.model,
             "dtype": given.bits,
             "workload": workload,
