@@ -145,7 +145,6 @@ _LEFT_OUT = {
     "C16": _IMAGES,
     "D5": _IMAGES,
     "D6": "comes with several devices",
-    "S8": "past tokens and draft models guess instead; there are no such heads",
     **dict.fromkeys(("K1", "K2", "K3", "K4", "K5"), _QUANTIZED),
     **dict.fromkeys(("A1", "A2", "A3"), _ADAPTERS),
 }
