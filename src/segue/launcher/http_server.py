@@ -110,16 +110,22 @@ class _Server(uvicorn.Server):
         self.server_state = _State()
         self.has_started = asyncio.Event()
         self._must_exit = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def exit(self) -> None:
+        """From any thread: a loop that nothing else wakes must hear of it."""
         self.should_exit = True
-        self._must_exit.set()
+        if self._loop is None:
+            self._must_exit.set()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._must_exit.set)
 
     async def main_loop(self) -> None:
         """uvicorn's wakes ten times a second, which an idle server should not."""
         await self._must_exit.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.has_started.set()
 
