@@ -134,7 +134,7 @@ def _spec(
 
 
 def _shared_bias(bias: RelativeBias, meta: AttentionMetadata) -> Tensor:
-    key = ("distance bias", id(bias.table))
+    key = ("distance bias", bias)  # itself, not its id, which a later one may have
     if key not in meta.shared:
         meta.shared[key] = distance_bias(bias)
     found = meta.shared[key]
