@@ -9,7 +9,7 @@ pytest.importorskip("segue.kernels.cpu._native")
 
 from segue.kernels import ops
 from segue.kernels.cpu.fusion import fused
-from segue.kernels.cpu.program import EXTERNAL_INPUT, TILE_ROWS, NativeProgram, SequenceArrays
+from segue.kernels.cpu.program import EXTERNAL_INPUT, TILE_ROWS, NativeProgram
 from segue.kernels.cpu.recorder import Recorder, TraceError
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
 
@@ -127,7 +127,7 @@ def test_tiles_cut_prompts_but_not_attention(lens: list[int]) -> None:
     recorder = Recorder()
     program = NativeProgram(recorder, make(recorder.external(3 * heads * dim, EXTERNAL_INPUT), *caches(), "self"))
     ours = torch.full((sum(lens), heads * dim), torch.nan)
-    program.run(sum(lens), input=x, output=ours, slots=slots, attention=SequenceArrays.of(meta))
+    program.run(sum(lens), input=x, output=ours, slots=slots, attention=meta)
     torch.testing.assert_close(ours, make(x, *caches(), meta), atol=1e-5, rtol=1e-5)
 
 

@@ -46,9 +46,8 @@ class NativeModel:
 
     def __init__(self, model: Model, kv_caches: KVCaches) -> None:
         """Raises TraceError when the forward pass cannot be recorded."""
-        from segue.kernels.cpu.program import EXTERNAL_INPUT, NativeProgram, SequenceArrays
+        from segue.kernels.cpu.program import EXTERNAL_INPUT, NativeProgram
 
-        self._arrays = SequenceArrays.of
         self.model = model
         self.is_encoder_decoder = model.is_encoder_decoder
         self.long_prompt_boundary = model.long_prompt_boundary
@@ -85,8 +84,8 @@ class NativeModel:
             positions=positions,
             is_long=ctx.is_long,
             slots=ctx.slot_mapping,
-            attention=self._arrays(ctx.attention),
-            cross_attention=None if ctx.cross_attention is None else self._arrays(ctx.cross_attention),
+            attention=ctx.attention,
+            cross_attention=ctx.cross_attention,
         )
         return hidden
 
@@ -98,7 +97,7 @@ class NativeModel:
             tokens=input_ids,
             positions=positions,
             slots=ctx.slot_mapping,
-            attention=self._arrays(ctx.attention),
+            attention=ctx.attention,
         )
 
     def compute_logits(self, hidden: Tensor) -> Tensor:

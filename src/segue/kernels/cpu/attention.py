@@ -8,7 +8,15 @@ from segue.kernels.cpu import _native
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec, RelativeBias
 from segue.kernels.scaled_cache import CacheTensor, ScaledCache
 
-__all__ = ["distance_bias", "native_cache", "paged_attention", "varlen_attention", "write_kv"]
+__all__ = [
+    "distance_bias",
+    "native_cache",
+    "native_sequences",
+    "native_spec",
+    "paged_attention",
+    "varlen_attention",
+    "write_kv",
+]
 
 _KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 """In the order of CacheKind (attention.h)."""
@@ -47,12 +55,11 @@ def paged_attention(
     out = torch.empty(q.shape[0], q.shape[1], v_cache.shape[-1])
     assert q.shape[1:] == (spec.num_heads, k_cache.shape[-1]), (q.shape, k_cache.shape)
     cache = native_cache(k_cache, v_cache)
-    native_spec, kept = _spec(spec, k_cache.shape[-1], v_cache.shape[-1], meta)
-    sequences, arrays = _sequences(meta, paged=True)
+    native, kept = native_spec(spec, k_cache.shape[-1], v_cache.shape[-1], _shared_bias(spec, meta))
     _native.paged_attention(
-        rows.data_ptr(), rows.stride(0), cache, sequences, native_spec, out.data_ptr(), out.stride(0)
+        rows.data_ptr(), rows.stride(0), cache, native_sequences(meta), native, out.data_ptr(), out.stride(0)
     )
-    del kept, arrays
+    del kept
     return out.to(q.dtype)
 
 
@@ -62,13 +69,12 @@ def varlen_attention(q: Tensor, k: Tensor, v: Tensor, meta: AttentionMetadata, s
     assert q.shape == (k.shape[0], spec.num_heads, k.shape[2]), (q.shape, k.shape)
     assert k.shape[:2] == v.shape[:2] == (q.shape[0], spec.num_kv_heads), (k.shape, v.shape)
     out = torch.empty(q.shape[0], q.shape[1], v.shape[-1])
-    native_spec, kept = _spec(spec, k.shape[-1], v.shape[-1], meta)
-    sequences, arrays = _sequences(meta, paged=False)
+    native, kept = native_spec(spec, k.shape[-1], v.shape[-1], _shared_bias(spec, meta))
     _native.packed_attention(
         q_rows.data_ptr(), q_rows.stride(0), k_rows.data_ptr(), k_rows.stride(0), v_rows.data_ptr(), v_rows.stride(0),
-        sequences, native_spec, out.data_ptr(), out.stride(0),
+        native_sequences(meta), native, out.data_ptr(), out.stride(0),
     )  # fmt: skip
-    del kept, arrays
+    del kept
     return out.to(q.dtype)
 
 
@@ -108,13 +114,15 @@ def _addresses(cache: CacheTensor) -> tuple[int, int]:
     return cache.codes.data_ptr(), cache.scales.data_ptr()
 
 
-def _spec(
-    spec: AttentionSpec, key_dim: int, value_dim: int, meta: AttentionMetadata
+def native_spec(
+    spec: AttentionSpec, key_dim: int, value_dim: int, bias: Tensor | None
 ) -> tuple[_native.AttentionSpec, tuple[Tensor | None, ...]]:
-    """The layer's attention for ``_native``, and the tensors whose addresses are in it."""
+    """The layer's attention for ``_native``, and the tensors whose addresses are in it, for the caller to keep alive.
+
+    ``bias``: the ``distance_bias`` of its relative bias, if it has one.
+    """
     slopes = None if spec.alibi_slopes is None else spec.alibi_slopes.float().contiguous()
     sinks = None if spec.sinks is None else spec.sinks.float().contiguous()
-    bias = None if spec.relative_bias is None else _shared_bias(spec.relative_bias, meta)
     native = _native.AttentionSpec.make(
         num_heads=spec.num_heads,
         kv_heads=spec.num_kv_heads,
@@ -133,30 +141,30 @@ def _spec(
     return native, (slopes, sinks, bias)
 
 
-def _shared_bias(bias: RelativeBias, meta: AttentionMetadata) -> Tensor:
+def _shared_bias(spec: AttentionSpec, meta: AttentionMetadata) -> Tensor | None:
+    """The layer's ``distance_bias``; made once a step for all layers that have the same."""
+    bias = spec.relative_bias
+    if bias is None:
+        return None
     key = ("distance bias", bias)  # itself, not its id, which a later one may have
     if key not in meta.shared:
         meta.shared[key] = distance_bias(bias)
-    found = meta.shared[key]
-    assert found is not None
-    return found
+    return meta.shared[key]
 
 
-def _sequences(meta: AttentionMetadata, *, paged: bool) -> tuple[tuple[int, int, int, int, int], Tensor]:
-    """The step's sequences for ``_native``, and the tensor that holds them; built once a step."""
-    key = ("sequences", paged)
+def native_sequences(meta: AttentionMetadata) -> tuple[int, int, int, int, int]:
+    """The step's sequences as ``_native`` takes them (attention.h: Sequences), in arrays that ``meta`` keeps alive."""
     count = len(meta.query_lens)
-    width = max((len(table) for table in meta.block_tables), default=0) if paged else 0
-    if key not in meta.shared:
-        values = [*meta.query_starts, *(meta.kv_lens if paged else meta.query_lens)]
-        if paged:
-            for table, kv_len in zip(meta.block_tables, meta.kv_lens, strict=True):
-                assert len(table) * meta.block_size >= kv_len, (len(table), kv_len)
-                values.extend(table)
-                values.extend([0] * (width - len(table)))
-        meta.shared[key] = torch.tensor(values, dtype=torch.int64)
-    arrays = meta.shared[key]
-    assert arrays is not None
+    blocks = [-(-kv_len // meta.block_size) for kv_len in meta.kv_lens] if meta.block_tables else []
+    width = max(blocks, default=0)
+    arrays = meta.shared.get("sequences")
+    if arrays is None:
+        values = [*meta.query_starts, *meta.kv_lens]
+        for table, num_blocks in zip(meta.block_tables, blocks, strict=True):
+            assert len(table) >= num_blocks, (len(table), num_blocks)
+            values.extend(table[:num_blocks])
+            values.extend([0] * (width - num_blocks))
+        arrays = meta.shared["sequences"] = torch.tensor(values, dtype=torch.int64)
     starts = arrays.data_ptr()
     lens = starts + 8 * (count + 1)
-    return (count, starts, lens, lens + 8 * count, width), arrays
+    return count, starts, lens, lens + 8 * count, width

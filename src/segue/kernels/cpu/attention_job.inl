@@ -180,21 +180,53 @@ SEGUE_INLINE float scale_of(const AttentionCall& call, const float* scales, cons
     return call.cache.kind == CacheKind::i8 ? scales[turn.tile->slots[i] * call.spec.kv_heads + turn.head] : 1.0f;
 }
 
+// Where a row of a tile lies, and what its numbers are to be multiplied with.
+struct Address {
+    const char* row;
+    float scale;
+};
+
+// A head's rows as floats: where they lie, or widened in `wide`, [tile_keys, padded dim].
+template <class Address>
+SEGUE_INLINE void find_rows(const Address& address, int64_t dim, CacheKind kind, int64_t count, float* wide,
+                            const float** rows) {
+    for (int64_t i = 0; i < count; ++i) {
+        auto [row, scale] = address(i);
+        rows[i] = reinterpret_cast<const float*>(row);
+        if (kind == CacheKind::f32) continue;
+        widen(row, 0, dim, kind, scale, wide + i * padded(dim));
+        rows[i] = wide + i * padded(dim);
+    }
+}
+
+SEGUE_INLINE void find_keys(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t count,
+                            float* wide, const float** rows) {
+    int64_t dim = call.spec.key_dim;
+    find_rows(
+        [&](int64_t i) {
+            prefetch(memory.key(*turn.next_tile, i, turn.next_head * dim), dim * memory.element);
+            return Address{memory.key(*turn.tile, i, turn.head * dim), scale_of(call, call.cache.key_scales, turn, i)};
+        },
+        dim, memory.kind, count, wide, rows);
+}
+
+SEGUE_INLINE void find_values(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t count,
+                              float* wide, const float** rows) {
+    int64_t dim = call.spec.value_dim;
+    find_rows(
+        [&](int64_t i) {
+            prefetch(memory.value(*turn.next_tile, i, turn.next_head * dim), dim * memory.element);
+            return Address{memory.value(*turn.tile, i, turn.head * dim),
+                           scale_of(call, call.cache.value_scales, turn, i)};
+        },
+        dim, memory.kind, count, wide, rows);
+}
+
 // A head's keys, transposed: [dim, tile_keys].
 static void pack_keys(const AttentionCall& call, const Memory& memory, const Turn& turn, float* wide, float* out) {
     const float* rows[tile_keys];
-    int64_t dim = call.spec.key_dim;
-    for (int64_t i = 0; i < tile_keys; ++i) {
-        prefetch(memory.key(*turn.next_tile, i, turn.next_head * dim), dim * memory.element);
-        const char* row = memory.key(*turn.tile, i, turn.head * dim);
-        if (memory.kind == CacheKind::f32) {
-            rows[i] = reinterpret_cast<const float*>(row);
-            continue;
-        }
-        rows[i] = wide + i * padded(dim);
-        widen(row, 0, dim, memory.kind, scale_of(call, call.cache.key_scales, turn, i), wide + i * padded(dim));
-    }
-    transpose_tile(rows, dim, out);
+    find_keys(call, memory, turn, tile_keys, wide, rows);
+    transpose_tile(rows, call.spec.key_dim, out);
 }
 
 // A head's values: [count, padded dim], zeros at a row's end.
@@ -227,24 +259,6 @@ static void attend_strip(const AttentionCall& call, const View& view, const Job&
              memory.out[0] + begin * value_dim, value_dim, true);
 }
 
-// A head's rows as floats: where they lie, or widened in `wide`, [tile_keys, padded dim].
-template <class Address>
-SEGUE_INLINE void find_rows(const Address& address, int64_t dim, CacheKind kind, int64_t count, float* wide,
-                            const float** rows) {
-    for (int64_t i = 0; i < count; ++i) {
-        auto [row, scale] = address(i);
-        rows[i] = reinterpret_cast<const float*>(row);
-        if (kind == CacheKind::f32) continue;
-        widen(row, 0, dim, kind, scale, wide + i * padded(dim));
-        rows[i] = wide + i * padded(dim);
-    }
-}
-
-struct Address {
-    const char* row;
-    float scale;
-};
-
 // One row of a job against a tile: of a decode without grouped heads nothing is used twice, so nothing is packed.
 static void attend_row(const AttentionCall& call, const View& view, const Job& job, const Memory& source,
                        const Turn& turn, int64_t r, const Workspace& memory) {
@@ -255,23 +269,12 @@ static void attend_row(const AttentionCall& call, const View& view, const Job& j
     if (seen.last < tile.begin || seen.first >= tile.begin + tile.count) return;
     const float* rows[tile_keys];
     int64_t keys = (tile.count + register_lanes - 1) / register_lanes * register_lanes;
-    find_rows(
-        [&](int64_t i) {
-            prefetch(source.key(*turn.next_tile, i, turn.next_head * dim), dim * source.element);
-            return Address{source.key(tile, i, turn.head * dim), scale_of(call, call.cache.key_scales, turn, i)};
-        },
-        dim, source.kind, keys, memory.wide, rows);
+    find_keys(call, source, turn, keys, memory.wide, rows);
     multiply_rows(memory.queries + r * dim, rows, keys, dim, memory.scores);
     Running running = running_of(memory, 0, r, padded(value_dim));
     weigh({&call.spec, row.head, view.position(row.query), seen.first, seen.last}, tile.begin, tile.count,
           memory.scores, running, padded(value_dim));
-    find_rows(
-        [&](int64_t i) {
-            prefetch(source.value(*turn.next_tile, i, turn.next_head * value_dim), value_dim * source.element);
-            return Address{source.value(tile, i, turn.head * value_dim),
-                           scale_of(call, call.cache.value_scales, turn, i)};
-        },
-        value_dim, source.kind, tile.count, memory.values, rows);
+    find_values(call, source, turn, tile.count, memory.values, rows);
     add_rows(memory.scores, rows, tile.count, value_dim, running.out);
 }
 

@@ -2,7 +2,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/tuple.h>
 
-#include <tuple>
 #include <vector>
 
 #include "bind.h"
@@ -14,19 +13,6 @@ using nb::literals::operator""_a;
 
 namespace segue {
 namespace {
-
-template <class T>
-T* at(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
-// (number of sequences, query_starts, kv_lens, block_tables, table_width): addresses of int64 arrays.
-using SequencesGiven = std::tuple<int64_t, uintptr_t, uintptr_t, uintptr_t, int64_t>;
-
-Sequences sequences_of(const SequencesGiven& given) {
-    auto [count, starts, lens, tables, width] = given;
-    return {count, at<int64_t>(starts), at<int64_t>(lens), at<int64_t>(tables), width};
-}
 
 void write(uintptr_t keys, int64_t key_stride, uintptr_t values, int64_t value_stride, int64_t rows, uintptr_t slots,
            const Cache& cache) {

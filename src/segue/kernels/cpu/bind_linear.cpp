@@ -53,11 +53,6 @@ std::string name_of(WeightKind kind) {
     return "";
 }
 
-template <class T>
-T* pointer(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
 const std::set<WeightKind> float_kinds = {WeightKind::f32, WeightKind::f16, WeightKind::bf16};
 
 void check_shape(int64_t n, int64_t k, bool gated) {
@@ -73,14 +68,14 @@ WeightKind float_kind(const std::string& name) {
 Packed bind_pack_float(const std::string& kind, uintptr_t weight, const std::string& dtype, int64_t stride, int64_t n,
                        int64_t k, uintptr_t bias, bool gated) {
     check_shape(n, k, gated);
-    FloatMatrix matrix{pointer<const void>(weight), float_kind(dtype), stride};
+    FloatMatrix matrix{at<const void>(weight), float_kind(dtype), stride};
     WeightKind to = float_kind(kind);
     nb::gil_scoped_release released;
-    return pack_float(to, matrix, n, k, pointer<const float>(bias), gated);
+    return pack_float(to, matrix, n, k, at<const float>(bias), gated);
 }
 
 IntFormat int_format(const std::string& kind, int64_t group, int64_t k, uintptr_t table) {
-    IntFormat format{named(kinds, kind, "kind of integers"), group, pointer<const float>(table)};
+    IntFormat format{named(kinds, kind, "kind of integers"), group, at<const float>(table)};
     if (float_kinds.count(format.kind)) throw std::invalid_argument(kind + " is no kind of integers");
     if (group < 0 || (group % 8 != 0 && group < k)) throw std::invalid_argument("groups are of a multiple of 8 inputs");
     if (table && format.kind != WeightKind::i4w) throw std::invalid_argument("only i4w takes a table");
@@ -94,9 +89,9 @@ Packed bind_quantize(const std::string& kind, uintptr_t weight, const std::strin
     check_shape(n, k, gated);
     IntFormat format = int_format(kind, group, k, table);
     if (has_zeros && (table || !is_4_bits(format.kind))) throw std::invalid_argument("zero points are of 4-bit codes");
-    FloatMatrix matrix{pointer<const void>(weight), float_kind(dtype), stride};
+    FloatMatrix matrix{at<const void>(weight), float_kind(dtype), stride};
     nb::gil_scoped_release released;
-    return quantize_linear(format, matrix, n, k, has_zeros, pointer<const float>(bias), gated);
+    return quantize_linear(format, matrix, n, k, has_zeros, at<const float>(bias), gated);
 }
 
 Packed bind_pack_codes(const std::string& kind, uintptr_t codes, uintptr_t scales, uintptr_t zeros, int64_t n, int64_t k,
@@ -104,10 +99,10 @@ Packed bind_pack_codes(const std::string& kind, uintptr_t codes, uintptr_t scale
     check_shape(n, k, gated);
     IntFormat format = int_format(kind, group, k, table);
     if (zeros && (table || !is_4_bits(format.kind))) throw std::invalid_argument("zero points are of 4-bit codes");
-    Codes given{pointer<const uint8_t>(codes), pointer<const float>(scales), pointer<const uint8_t>(zeros),
-                pointer<const int32_t>(permutation)};
+    Codes given{at<const uint8_t>(codes), at<const float>(scales), at<const uint8_t>(zeros),
+                at<const int32_t>(permutation)};
     nb::gil_scoped_release released;
-    return pack_codes(format, given, n, k, pointer<const float>(bias), gated);
+    return pack_codes(format, given, n, k, at<const float>(bias), gated);
 }
 
 // memoryview(packed): its bytes, read-only, which keep it alive.
@@ -156,15 +151,15 @@ std::byte* scratch_of(size_t num_bytes) {
 void bind_run(const Packed& packed, uintptr_t x, int64_t x_stride, int64_t rows, uintptr_t out, int64_t out_stride,
               const std::string& activation, uintptr_t residual, int64_t residual_stride, float scale) {
     LinearCall call{};
-    call.x = pointer<const float>(x);
+    call.x = at<const float>(x);
     call.x_stride = x_stride;
     call.rows = rows;
-    call.out = pointer<float>(out);
+    call.out = at<float>(out);
     call.out_stride = out_stride;
-    call.residual = pointer<const float>(residual);
+    call.residual = at<const float>(residual);
     call.residual_stride = residual_stride;
     call.scale = scale;
-    call.activation = named(activations, activation, "activation");
+    call.activation = activation_named(activation);
     nb::gil_scoped_release released;
     call.scratch = scratch_of(linear_scratch_bytes(packed.linear, rows));
     const LinearKernels& linear = kernels().linear;
@@ -172,6 +167,8 @@ void bind_run(const Packed& packed, uintptr_t x, int64_t x_stride, int64_t rows,
 }
 
 }  // namespace
+
+Activation activation_named(const std::string& name) { return named(activations, name, "activation"); }
 
 void bind_linear(nb::module_& module) {
     nb::class_<Packed>(module, "PackedLinear", nb::type_slots(buffer_slots))

@@ -1,6 +1,7 @@
 // `_native.Program`: recorded by segue/kernels/cpu/program.py, which checks what it is given; this trusts its numbers.
 // Addresses are integers: the tensors behind them are kept alive by the recorder.
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -24,15 +25,9 @@ Place place(const PlaceGiven& given) {
     return {std::get<0>(*given), std::get<1>(*given)};
 }
 
-template <class T>
-T* address(uintptr_t value) {
-    return reinterpret_cast<T*>(value);
-}
-
 void add_linear(Program& program, const Packed& weight, PlaceGiven x, PlaceGiven out, PlaceGiven residual,
-                float scale, uint8_t activation) {
-    program.add(
-        LinearStep{weight.linear, place(x), place(out), place(residual), scale, Activation(activation)});
+                const std::string& activation) {
+    program.add(LinearStep{weight.linear, place(x), place(out), place(residual), activation_named(activation)});
 }
 
 void add_embed(Program& program, uint8_t ids, uintptr_t table, uint8_t kind, int64_t num_embeddings, int64_t dim,
@@ -41,7 +36,7 @@ void add_embed(Program& program, uint8_t ids, uintptr_t table, uint8_t kind, int
     call.dim = dim;
     call.offset = offset;
     call.num_embeddings = num_embeddings;
-    call.table = address<const void>(table);
+    call.table = at<const void>(table);
     call.kind = FloatKind(kind);
     call.scale = 1.0f;
     program.add(EmbedStep{Ids(ids), call, place(out)});
@@ -52,8 +47,8 @@ void add_norm(Program& program, PlaceGiven x, PlaceGiven out, int64_t groups, in
     NormCall call{};
     call.groups = groups;
     call.dim = call.x_group_stride = call.out_group_stride = dim;
-    call.weight = address<const float>(weight);
-    call.bias = address<const float>(bias);
+    call.weight = at<const float>(weight);
+    call.bias = at<const float>(bias);
     call.eps = eps;
     call.centered = centered;
     program.add(NormStep{call, place(x), place(out)});
@@ -78,22 +73,22 @@ void add_rotate(Program& program, PlaceGiven x, PlaceGiven angles, int64_t heads
     program.add(RotateStep{call, place(x), place(angles)});
 }
 
-void add_binary(Program& program, uint8_t op, int64_t dim, float scale, PlaceGiven a, PlaceGiven b, uintptr_t constant,
+void add_binary(Program& program, uint8_t op, int64_t dim, PlaceGiven a, PlaceGiven b, uintptr_t constant,
                 PlaceGiven out) {
-    program.add(BinaryStep{Binary(op), dim, scale, place(a), place(b), place(out), address<const float>(constant)});
+    program.add(BinaryStep{Binary(op), dim, place(a), place(b), place(out), at<const float>(constant)});
 }
 
-void add_activate(Program& program, uint8_t activation, int64_t dim, float scale, float soft_cap, PlaceGiven x,
+void add_activate(Program& program, const std::string& activation, int64_t dim, float scale, float soft_cap, PlaceGiven x,
                   PlaceGiven multiplied, PlaceGiven out) {
-    program.add(ActivateStep{Activation(activation), dim, scale, soft_cap, place(x), place(multiplied), place(out)});
+    program.add(ActivateStep{activation_named(activation), dim, scale, soft_cap, place(x), place(multiplied), place(out)});
 }
 
 Cache make_cache(uintptr_t keys, uintptr_t values, uint8_t kind, int64_t block_size, int64_t kv_heads,
                  int64_t key_dim, int64_t value_dim, uintptr_t key_scales, uintptr_t value_scales) {
-    return {address<void>(keys),
-            address<void>(values),
-            address<float>(key_scales),
-            address<float>(value_scales),
+    return {at<void>(keys),
+            at<void>(values),
+            at<float>(key_scales),
+            at<float>(value_scales),
             CacheKind(kind),
             block_size,
             kv_heads,
@@ -112,19 +107,11 @@ AttentionSpec make_spec(int64_t num_heads, int64_t kv_heads, int64_t key_dim, in
             causal,
             window,
             soft_cap,
-            address<const float>(alibi_slopes),
+            at<const float>(alibi_slopes),
             alibi_is_rounded,
-            address<const float>(distance_bias),
+            at<const float>(distance_bias),
             max_distance,
-            address<const float>(sinks)};
-}
-
-// (number of sequences, query_starts, kv_lens, block_tables, table_width): addresses of int64 arrays.
-using SequencesGiven = std::tuple<int64_t, uintptr_t, uintptr_t, uintptr_t, int64_t>;
-
-Sequences sequences(const SequencesGiven& given) {
-    auto [count, starts, lens, tables, width] = given;
-    return {count, address<const int64_t>(starts), address<const int64_t>(lens), address<const int64_t>(tables), width};
+            at<const float>(sinks)};
 }
 
 void run(Program& program, int64_t rows, uintptr_t tokens, uintptr_t positions, uintptr_t is_long, uintptr_t slots,
@@ -132,15 +119,15 @@ void run(Program& program, int64_t rows, uintptr_t tokens, uintptr_t positions, 
          uintptr_t output, int64_t output_stride) {
     Inputs inputs;
     inputs.rows = rows;
-    inputs.tokens = address<const int64_t>(tokens);
-    inputs.positions = address<const int64_t>(positions);
-    inputs.is_long = address<const bool>(is_long);
-    inputs.slots = address<const int64_t>(slots);
-    inputs.self = sequences(self);
-    inputs.cross = sequences(cross);
-    inputs.input = address<const float>(input);
+    inputs.tokens = at<const int64_t>(tokens);
+    inputs.positions = at<const int64_t>(positions);
+    inputs.is_long = at<const bool>(is_long);
+    inputs.slots = at<const int64_t>(slots);
+    inputs.self = sequences_of(self);
+    inputs.cross = sequences_of(cross);
+    inputs.input = at<const float>(input);
     inputs.input_stride = input_stride;
-    inputs.output = address<float>(output);
+    inputs.output = at<float>(output);
     inputs.output_stride = output_stride;
     nb::gil_scoped_release released;
     program.run(inputs);
@@ -161,7 +148,7 @@ void bind_program(nb::module_& module) {
     nb::class_<Program>(module, "Program")
         .def(nb::init<std::vector<int64_t>, int64_t, bool>(), "widths"_a, "tile_rows"_a, "whole_sequences"_a)
         .def("__len__", &Program::size)
-        .def("linear", &add_linear, nb::kw_only(), "weight"_a, "x"_a, "out"_a, "residual"_a.none(), "scale"_a,
+        .def("linear", &add_linear, nb::kw_only(), "weight"_a, "x"_a, "out"_a, "residual"_a.none(),
              "activation"_a)
         .def("embed", &add_embed, nb::kw_only(), "ids"_a, "table"_a, "kind"_a, "num_embeddings"_a, "dim"_a, "offset"_a,
              "out"_a)
@@ -170,7 +157,7 @@ void bind_program(nb::module_& module) {
         .def("angles", &add_angles, nb::kw_only(), "inverse"_a, "long_inverse"_a, "factor"_a, "long_factor"_a, "out"_a)
         .def("rotate", &add_rotate, nb::kw_only(), "x"_a, "angles"_a, "heads"_a, "head_dim"_a, "pairs"_a,
              "interleaved"_a)
-        .def("binary", &add_binary, nb::kw_only(), "op"_a, "dim"_a, "scale"_a, "a"_a, "b"_a.none(), "constant"_a,
+        .def("binary", &add_binary, nb::kw_only(), "op"_a, "dim"_a, "a"_a, "b"_a.none(), "constant"_a,
              "out"_a)
         .def("activate", &add_activate, nb::kw_only(), "activation"_a, "dim"_a, "scale"_a, "soft_cap"_a, "x"_a,
              "multiplied"_a.none(), "out"_a)

@@ -11,11 +11,6 @@ using nb::literals::operator""_a;
 namespace segue {
 namespace {
 
-template <class T>
-T* at(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
 void embed(uintptr_t ids, int64_t rows, int64_t dim, uintptr_t table, uint8_t kind, uintptr_t out, int64_t out_stride,
            int64_t num_embeddings, int64_t offset, float scale, bool accumulate) {
     EmbedCall call{at<int64_t>(ids), rows,  dim,        offset,         num_embeddings, at<void>(table),

@@ -12,15 +12,13 @@ def fused(ops: list[Op], results: list[Value]) -> list[Op]:
     ops = list(ops)
     index = 0
     while index < len(ops):
-        op, reader = ops[index], _only_reader(ops, index, results)
-        merged = None if reader is None else _merge(ops, index, reader)
-        if merged is None or reader is None:
+        reader = _only_reader(ops, index, results)
+        if reader is None or (merged := _merge(ops, index, reader)) is None:
             index += 1
         else:
             ops[reader] = merged
             del ops[index]
             index = max(0, index - 1)
-        del op
     return ops
 
 

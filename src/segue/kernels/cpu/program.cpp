@@ -152,8 +152,8 @@ struct Program::Execution {
     }
 
     void operator()(const LinearStep& s) const {
-        LinearCall call{data(s.x),        gap(s.x), tile.rows,    data(s.out),           gap(s.out), data(s.residual),
-                        gap(s.residual), s.scale,  s.activation, program.scratch_.get()};
+        LinearCall call{data(s.x),       gap(s.x), tile.rows,    data(s.out),           gap(s.out), data(s.residual),
+                        gap(s.residual), 1.0f,     s.activation, program.scratch_.get()};
         table.linear.run(s.weight, call, slice);
     }
 
@@ -198,7 +198,7 @@ struct Program::Execution {
 
     void operator()(const BinaryStep& s) const {
         BinaryCall call{data(s.a), s.constant ? s.constant : data(s.b), gap(s.a), s.constant ? 0 : gap(s.b), gap(s.out),
-                        tile.rows, s.dim, s.op, s.scale, data(s.out)};
+                        tile.rows, s.dim, s.op, 1.0f, data(s.out)};
         table.rows.binary(call, slice);
     }
 

@@ -32,7 +32,6 @@ enum class Attends : uint8_t { self, cross, packed };
 struct LinearStep {
     Linear weight;  // its memory is shared
     Place x, out, residual;
-    float scale;
     Activation activation;
 };
 
@@ -61,7 +60,6 @@ struct RotateStep {
 struct BinaryStep {
     Binary op;
     int64_t dim;
-    float scale;
     Place a, b, out;
     const float* constant;  // instead of b: one row for all
 };

@@ -1,46 +1,22 @@
 """From recorded operations to a native program: buffers for the values, then one call of the module each operation."""
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from segue.kernels.cpu import _native
-from segue.kernels.cpu.attention import distance_bias, native_cache
+from segue.kernels.cpu.attention import distance_bias, native_cache, native_sequences, native_spec
 from segue.kernels.cpu.fusion import fused
 from segue.kernels.cpu.recorder import Op, Recorder, Traced, Value, View
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
 from segue.kernels.scaled_cache import CacheTensor
 
-__all__ = ["NativeProgram", "SequenceArrays"]
+__all__ = ["NativeProgram"]
 
 EXTERNAL_INPUT = _native.EXTERNAL_INPUT
 EXTERNAL_OUTPUT = _native.EXTERNAL_OUTPUT
-
-ACTIVATIONS = {
-    name: number
-    for number, name in enumerate(
-        (
-            "none",
-            "relu",
-            "relu2",
-            "relu6",
-            "gelu",
-            "gelu_tanh",
-            "gelu_10",
-            "silu",
-            "quick_gelu",
-            "tanh",
-            "sigmoid",
-            "mish",
-        )
-    )
-}
-"""As linear.h numbers them."""
 
 IDS = {"tokens": 0, "positions": 1}
 BINARIES = {"add": 0, "multiply": 1}
@@ -53,30 +29,6 @@ LANES = 16
 TILE_ROWS = 256
 """Rows that pass through all layers together: enough that reading the weights again costs little, few enough that the
 buffers stay in the last cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceArrays:
-    """An ``AttentionMetadata`` as the arrays that the kernels read (attention.h: Sequences)."""
-
-    starts: npt.NDArray[np.int64]  # [count + 1]
-    kv_lens: npt.NDArray[np.int64]  # [count]
-    tables: npt.NDArray[np.int64] | None  # [count, width]
-
-    @classmethod
-    def of(cls, meta: AttentionMetadata) -> "SequenceArrays":
-        tables = None
-        if meta.block_tables:
-            counts = [-(-kv_len // meta.block_size) for kv_len in meta.kv_lens]
-            tables = np.zeros((len(counts), max(counts)), dtype=np.int64)
-            for row, table, count in zip(tables, meta.block_tables, counts, strict=True):
-                row[:count] = table[:count]
-        return cls(np.array(meta.query_starts, np.int64), np.array(meta.kv_lens, np.int64), tables)
-
-    def addresses(self) -> tuple[int, int, int, int, int]:
-        tables = self.tables
-        width, address = (0, 0) if tables is None else (tables.shape[1], tables.ctypes.data)
-        return len(self.kv_lens), self.starts.ctypes.data, self.kv_lens.ctypes.data, address, width
 
 
 NO_SEQUENCES = (0, 0, 0, 0, 0)
@@ -114,8 +66,8 @@ class NativeProgram:
         positions: Tensor | None = None,
         is_long: Tensor | None = None,
         slots: Tensor | None = None,
-        attention: SequenceArrays | None = None,
-        cross_attention: SequenceArrays | None = None,
+        attention: AttentionMetadata | None = None,
+        cross_attention: AttentionMetadata | None = None,
         input: Tensor | None = None,
     ) -> None:
         """``tokens``, ``positions``, ``slots`` [rows] int64; ``output`` [rows, width], ``input`` float32."""
@@ -125,8 +77,8 @@ class NativeProgram:
             positions=_address(positions),
             is_long=_address(is_long),
             slots=_address(slots),
-            self_attention=NO_SEQUENCES if attention is None else attention.addresses(),
-            cross_attention=NO_SEQUENCES if cross_attention is None else cross_attention.addresses(),
+            self_attention=NO_SEQUENCES if attention is None else native_sequences(attention),
+            cross_attention=NO_SEQUENCES if cross_attention is None else native_sequences(cross_attention),
             input=_address(input),
             input_stride=0 if input is None else input.stride(0),
             output=_address(output),
@@ -156,8 +108,7 @@ class NativeProgram:
             x=self._place(op.reads["x"]),
             out=self._place(op.out),
             residual=self._place(op.reads.get("residual")),
-            scale=1.0,
-            activation=ACTIVATIONS[op.given["activation"]],
+            activation=op.given["activation"],
         )
 
     def _embed(self, op: Op) -> None:
@@ -209,7 +160,6 @@ class NativeProgram:
         self._native.binary(
             op=BINARIES[op.given["op"]],
             dim=op.reads["a"].width,
-            scale=1.0,
             a=self._place(op.reads["a"]),
             b=self._place(op.reads.get("b")),
             constant=self._keep(op.given.get("constant")),
@@ -218,7 +168,7 @@ class NativeProgram:
 
     def _activate(self, op: Op) -> None:
         self._native.activate(
-            activation=ACTIVATIONS[op.given["activation"]],
+            activation=op.given["activation"],
             dim=op.reads["x"].width,
             scale=op.given["scale"],
             soft_cap=op.given["soft_cap"],
@@ -252,22 +202,10 @@ class NativeProgram:
         return native_cache(keys, values)
 
     def _spec(self, spec: AttentionSpec, key_dim: int, value_dim: int) -> _native.AttentionSpec:
-        bias = spec.relative_bias
-        return _native.AttentionSpec.make(
-            num_heads=spec.num_heads,
-            kv_heads=spec.num_kv_heads,
-            key_dim=key_dim,
-            value_dim=value_dim,
-            scale=spec.scale,
-            causal=spec.causal,
-            window=spec.sliding_window or 0,
-            soft_cap=spec.soft_cap or 0.0,
-            alibi_slopes=self._keep(None if spec.alibi_slopes is None else spec.alibi_slopes.float().contiguous()),
-            alibi_is_rounded=spec.alibi_is_rounded,
-            distance_bias=self._keep(None if bias is None else distance_bias(bias)),
-            max_distance=0 if bias is None else bias.max_distance,
-            sinks=self._keep(None if spec.sinks is None else spec.sinks.float().contiguous()),
-        )
+        bias = None if spec.relative_bias is None else distance_bias(spec.relative_bias)
+        native, kept = native_spec(spec, key_dim, value_dim, bias)
+        self._kept += kept
+        return native
 
 
 def _address(tensor: Tensor | None) -> int:
