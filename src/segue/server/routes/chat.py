@@ -13,7 +13,7 @@ from segue.protocol.openai import ChatRequest
 from segue.protocol.tgi import GenerateParameters
 from segue.server.admission import Ask
 from segue.server.bodies import read_json
-from segue.server.generation import all_or_none, longest_headers
+from segue.server.generation import all_or_none, longest_headers, timing_headers
 from segue.server.grammars import wire_grammar
 from segue.server.openai_parameters import choices, logit_bias, randomness, stop_strings
 from segue.server.replies import json_reply
@@ -31,12 +31,22 @@ from segue.server.stream import (
     usage,
 )
 from segue.server.tool_events import ToolChatEvents, message_of_calls
-from segue.server.tools import Answer, Reading, ToolOffer, Turn, answer_turn, call_ids, find_offer, stream_turn
+from segue.server.tools import (
+    Answer,
+    Reading,
+    ToolDialect,
+    ToolOffer,
+    Turn,
+    answer_turn,
+    call_ids,
+    find_offer,
+    stream_turn,
+)
 from segue.text.chat_template import ChatTemplate, cut_after_final_message
 from segue.text.messages import template_messages
 from segue.text.tool_formats import find_format, needs_short_ids
 
-__all__ = ["chat_ask", "chat_completions", "chat_prompt", "chat_tokenize", "chat_turn", "run_chat"]
+__all__ = ["chat_ask", "chat_completions", "chat_prompt", "chat_tokenize", "chat_turn", "run_chat", "turn_reply"]
 
 
 async def chat_completions(server: Server, request: Request) -> ASGIApp:
@@ -142,6 +152,17 @@ def _streamed(server: Server, body: ChatRequest, turns: list[Turn], model: str) 
             streams.append(stream_turn(server, turn, events))
     headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(turns[0].ask.inputs))}
     return EventStream(streams[0] if len(streams) == 1 else merge(streams), headers, last=DONE)
+
+
+async def turn_reply(
+    server: Server, request: Request, turn: Turn, events: ToolDialect | None, body_of: Callable[[Answer], Any]
+) -> ASGIApp:
+    """The answer at once, as ``body_of`` it, or its ``events`` as they come."""
+    if events is not None:
+        headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(turn.ask.inputs))}
+        return EventStream(stream_turn(server, turn, events), headers)
+    answer = await unless_client_leaves(request.receive, answer_turn(server, turn), server.metrics.dropped)
+    return json_reply(body_of(answer), headers=timing_headers(answer.generation, server.compute_type))
 
 
 def _offer(server: Server, body: ChatRequest) -> ToolOffer | None:

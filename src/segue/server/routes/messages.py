@@ -21,13 +21,11 @@ from segue.protocol.anthropic import (
 from segue.protocol.openai import ChatRequest, FunctionName, Message, NamedToolChoice, Tool, ToolCall
 from segue.server.admission import Ask
 from segue.server.bodies import BodyError, read_json
-from segue.server.generation import timing_headers
 from segue.server.message_events import MessageEvents, MessageShape, message_error
 from segue.server.replies import error_reply, json_reply
-from segue.server.routes.chat import chat_prompt, chat_turn
+from segue.server.routes.chat import chat_prompt, chat_turn, turn_reply
 from segue.server.state import Server
-from segue.server.stream import EventStream, unless_client_leaves
-from segue.server.tools import Reading, Turn, answer_turn, stream_turn
+from segue.server.tools import Reading, Turn
 
 __all__ = ["count_tokens", "messages"]
 
@@ -53,12 +51,8 @@ async def _messages(server: Server, request: Request) -> ASGIApp:
         server.record_failure("messages", error)
         raise
     shape = MessageShape(body, server.model.model_id)
-    if body.stream:
-        headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(turn.ask.inputs))}
-        events = MessageEvents(shape, Reading(turn.offer, is_gradual=True))
-        return EventStream(stream_turn(server, turn, events), headers)
-    answer = await unless_client_leaves(request.receive, answer_turn(server, turn), server.metrics.dropped)
-    return json_reply(shape.ended(answer), headers=timing_headers(answer.generation, server.compute_type))
+    events = MessageEvents(shape, Reading(turn.offer, is_gradual=True)) if body.stream else None
+    return await turn_reply(server, request, turn, events, shape.ended)
 
 
 async def _count_tokens(server: Server, request: Request) -> ASGIApp:

@@ -28,13 +28,10 @@ from segue.protocol.responses import (
     TextFormat,
 )
 from segue.server.bodies import read_json
-from segue.server.generation import timing_headers
-from segue.server.replies import json_reply
 from segue.server.response_events import ResponseEvents, ResponseShape
-from segue.server.routes.chat import chat_turn
+from segue.server.routes.chat import chat_turn, turn_reply
 from segue.server.state import Server
-from segue.server.stream import EventStream, unless_client_leaves
-from segue.server.tools import Reading, answer_turn, stream_turn
+from segue.server.tools import Reading
 
 __all__ = ["responses"]
 
@@ -49,12 +46,8 @@ async def responses(server: Server, request: Request) -> ASGIApp:
         server.record_failure("responses", error)
         raise
     shape = ResponseShape(body, server.model.model_id)
-    if body.stream:
-        headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(turn.ask.inputs))}
-        events = ResponseEvents(shape, Reading(turn.offer, is_gradual=True))
-        return EventStream(stream_turn(server, turn, events), headers)
-    answer = await unless_client_leaves(request.receive, answer_turn(server, turn), server.metrics.dropped)
-    return json_reply(shape.answered(answer), headers=timing_headers(answer.generation, server.compute_type))
+    events = ResponseEvents(shape, Reading(turn.offer, is_gradual=True)) if body.stream else None
+    return await turn_reply(server, request, turn, events, shape.answered)
 
 
 def _as_chat(body: ResponsesRequest) -> ChatRequest:
