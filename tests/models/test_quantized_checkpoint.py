@@ -1,53 +1,30 @@
 """``quantize_checkpoint``: what it writes runs as the rounded weights do, and other readers find their way."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+import small_models as small
 import torch
 from checkpoints import hf_logits, logits
 from parity import save_random_model
 from safetensors.torch import load_file
-from torch import nn
-from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
-from transformers.pytorch_utils import Conv1D
+from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig
 
 from segue.core.errors import ConfigError
-from segue.kernels.rounding import Rounding, rounded
 from segue.models.quantized_checkpoint import quantize_checkpoint
 from segue.quantization.methods import method_named
 
-LLAMA = LlamaConfig(
-    vocab_size=97,
-    hidden_size=64,
-    intermediate_size=100,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-)
+LLAMA = LlamaConfig(**{**small.LLAMA.to_dict(), "intermediate_size": 100})
 FAMILIES: dict[str, PreTrainedConfig] = {
     "llama": LLAMA,
     "tied llama": LlamaConfig(**{**LLAMA.to_dict(), "tie_word_embeddings": True}),
-    "gpt2": GPT2Config(vocab_size=97, n_embd=64, n_layer=2, n_head=4, n_positions=64),
+    "gpt2": small.FAMILIES["gpt2"],
     "gpt_neox": GPTNeoXConfig(
         vocab_size=97, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=64,
     ),
 }  # fmt: skip
-IDS = [5, 9, 2, 33, 70, 8]
-
-
-def _round_all(model: Any, to: Callable[[int], Rounding], head: Rounding) -> None:
-    head_module = model.get_output_embeddings()
-    head_module.weight = nn.Parameter(head_module.weight.data.clone())
-    for module in model.modules():
-        if isinstance(module, nn.Linear | Conv1D):
-            weight = module.weight.data.t() if isinstance(module, Conv1D) else module.weight.data
-            result = rounded(weight, head if module is head_module else to(weight.shape[1])).dequantize()
-            module.weight.data = result.t().contiguous() if isinstance(module, Conv1D) else result
 
 
 @pytest.mark.parametrize("int8_activations", [False, True])
@@ -58,11 +35,11 @@ def test_what_is_written_is_the_rounded_model(family: str, name: str, int8_activ
     model = save_random_model(FAMILIES[family], source)
     method = method_named(name, int8_activations=int8_activations)
     quantize_checkpoint(source, output, method)
-    _round_all(model, method.of_layer, method.of_head)
-    expected = hf_logits(model, IDS)
-    exact = logits(output, IDS, int8_activations=False)
+    small.round_linears(model, method.of_layer, method.of_head)
+    expected = hf_logits(model, small.IDS)
+    exact = logits(output, small.IDS, int8_activations=False)
     torch.testing.assert_close(exact, expected, atol=2e-4, rtol=1e-3)
-    found = logits(output, IDS)
+    found = logits(output, small.IDS)
     if int8_activations:
         assert (found - expected).norm() < 0.05 * expected.norm()
     else:
@@ -116,7 +93,7 @@ def test_files_of_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.undo()
     whole = tmp_path / "whole"
     quantize_checkpoint(source, whole, method_named("int8"))
-    assert torch.equal(logits(output, IDS), logits(whole, IDS))
+    assert torch.equal(logits(output, small.IDS), logits(whole, small.IDS))
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+import small_models as small
 import torch
 from checkpoints import edit_config, edit_weights, logits
 from packed_checkpoints import gptq, quantize_checkpoint, round_to_nearest
 from parity import save_random_model
-from transformers import GPT2Config, LlamaConfig, OPTConfig, PreTrainedConfig
+from transformers import OPTConfig, PreTrainedConfig
 
 from segue.kernels import cpu
 from segue.models import weight_cache
@@ -17,25 +18,13 @@ from segue.models.weight_cache import WeightCache, cache_key
 
 pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="packed weights are those of the native kernels")
 
-LLAMA = LlamaConfig(
-    vocab_size=97,
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-)
 FAMILIES: dict[str, PreTrainedConfig] = {
-    "llama": LLAMA,
-    "tied llama": LlamaConfig(**{**LLAMA.to_dict(), "tie_word_embeddings": True}),
-    "gpt2": GPT2Config(vocab_size=97, n_embd=64, n_layer=2, n_head=4, n_positions=64),
+    **small.FAMILIES,
     "opt": OPTConfig(
         vocab_size=97, hidden_size=64, ffn_dim=128, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=64, word_embed_proj_dim=64,
     ),
 }  # fmt: skip
-IDS = [5, 9, 2, 33, 70, 8]
 
 
 @pytest.fixture
@@ -74,54 +63,54 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_second_start(family: str, quantize: str | None, tmp_path: Path, cache: Path, taken: list[str]) -> None:
     folder = tmp_path / "model"
     save_random_model(FAMILIES[family], folder)
-    first = logits(folder, IDS, quantize=quantize, weight_cache=cache)
+    first = logits(folder, small.IDS, quantize=quantize, weight_cache=cache)
     assert len(list(cache.iterdir())) == 1
     taken.clear()
-    second = logits(folder, IDS, quantize=quantize, weight_cache=cache)
+    second = logits(folder, small.IDS, quantize=quantize, weight_cache=cache)
     read = list(taken)
     assert read
     assert not [name for name in read if name.endswith(("up_proj.weight", "c_fc.weight", "fc1.weight"))]
     assert torch.equal(first, second)
-    assert torch.equal(first, logits(folder, IDS, quantize=quantize))
+    assert torch.equal(first, logits(folder, small.IDS, quantize=quantize))
 
 
 def test_a_quantized_checkpoint(tmp_path: Path, cache: Path, taken: list[str]) -> None:
     folder = tmp_path / "model"
-    model = save_random_model(LLAMA, folder)
+    model = save_random_model(small.LLAMA, folder)
     quantize_checkpoint(
         folder,
         model,
         {"quant_method": "gptq", "bits": 4, "group_size": 32},
         lambda name, weight: gptq(round_to_nearest(weight, 4, 32, symmetric=False), 4),
     )
-    first = logits(folder, IDS, weight_cache=cache)
+    first = logits(folder, small.IDS, weight_cache=cache)
     taken.clear()
-    assert torch.equal(first, logits(folder, IDS, weight_cache=cache))
+    assert torch.equal(first, logits(folder, small.IDS, weight_cache=cache))
     assert taken
     assert not [name for name in taken if name.endswith("qweight")]
 
 
 def test_other_weights_options_and_configs_are_other_keys(tmp_path: Path, cache: Path) -> None:
     folder = tmp_path / "model"
-    save_random_model(LLAMA, folder)
-    logits(folder, IDS, weight_cache=cache)
-    logits(folder, IDS, quantize="int8", weight_cache=cache)
-    logits(folder, IDS, quantize="int8", int8_activations=False, weight_cache=cache)
+    save_random_model(small.LLAMA, folder)
+    logits(folder, small.IDS, weight_cache=cache)
+    logits(folder, small.IDS, quantize="int8", weight_cache=cache)
+    logits(folder, small.IDS, quantize="int8", int8_activations=False, weight_cache=cache)
     edit_config(folder, lambda values: values.update(rms_norm_eps=1e-4))
-    logits(folder, IDS, weight_cache=cache)
+    logits(folder, small.IDS, weight_cache=cache)
     assert len(list(cache.iterdir())) == 4
     edit_weights(folder, lambda tensors: {name: tensor * 2 for name, tensor in tensors.items()})
     os.utime(folder / "model.safetensors", (1, 1))
-    changed = logits(folder, IDS, weight_cache=cache)
+    changed = logits(folder, small.IDS, weight_cache=cache)
     assert len(list(cache.iterdir())) == 5
-    assert torch.equal(changed, logits(folder, IDS))
+    assert torch.equal(changed, logits(folder, small.IDS))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "no header", "other magic"])
 def test_a_damaged_file_is_a_miss(damage: str, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "model"
-    save_random_model(LLAMA, folder)
-    first = logits(folder, IDS, weight_cache=cache)
+    save_random_model(small.LLAMA, folder)
+    first = logits(folder, small.IDS, weight_cache=cache)
     (file,) = cache.iterdir()
     good = file.read_bytes()
     start = int.from_bytes(good[:8], "little")
@@ -133,15 +122,15 @@ def test_a_damaged_file_is_a_miss(damage: str, tmp_path: Path, cache: Path, capl
         "other magic": good[:first_blob] + b"?" + good[first_blob + 1 :],
     }[damage]
     file.write_bytes(bad)
-    assert torch.equal(first, logits(folder, IDS, weight_cache=cache))
+    assert torch.equal(first, logits(folder, small.IDS, weight_cache=cache))
     assert "cannot be used" in caplog.text
     assert file.read_bytes() == good
 
 
 def test_small_models_are_not_worth_a_file(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    save_random_model(LLAMA, folder)
-    logits(folder, IDS, weight_cache=tmp_path / "cache")
+    save_random_model(small.LLAMA, folder)
+    logits(folder, small.IDS, weight_cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
@@ -149,16 +138,16 @@ def test_a_folder_that_cannot_be_written_is_no_error(
     tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "model"
-    save_random_model(LLAMA, folder)
+    save_random_model(small.LLAMA, folder)
     cache.write_text("a file where the folder should be")
-    assert torch.equal(logits(folder, IDS, weight_cache=cache), logits(folder, IDS))
+    assert torch.equal(logits(folder, small.IDS, weight_cache=cache), logits(folder, small.IDS))
     assert "not cached" in caplog.text
 
 
 def test_the_oldest_files_make_room(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "model"
-    save_random_model(LLAMA, folder)
-    logits(folder, IDS, weight_cache=cache)
+    save_random_model(small.LLAMA, folder)
+    logits(folder, small.IDS, weight_cache=cache)
     (file,) = cache.iterdir()
     size = file.stat().st_size
     for number in range(3):
@@ -168,7 +157,7 @@ def test_the_oldest_files_make_room(tmp_path: Path, cache: Path, monkeypatch: py
     disk = type("Usage", (), {"free": 20 * size})
     monkeypatch.setattr(weight_cache.shutil, "disk_usage", lambda path: disk)
     monkeypatch.setattr(weight_cache, "DISK_SHARE", 3.5 / 24)  # of 20 free and 4 used: 3.5 files
-    logits(folder, IDS, quantize="int8", weight_cache=cache)
+    logits(folder, small.IDS, quantize="int8", weight_cache=cache)
     left = {path.name for path in cache.iterdir()}
     assert file.name in left
     assert "0.weights" not in left

@@ -1,56 +1,32 @@
 """Methods that round a float checkpoint's weights when it loads."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_models as small
 from checkpoints import hf_logits, logits
 from parity import save_random_model
-from torch import nn
-from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, T5Config
-from transformers.pytorch_utils import Conv1D
+from transformers import PreTrainedConfig, T5Config
 
 from segue.core.errors import ConfigError
-from segue.kernels.rounding import FP4, NF4, Rounding, rounded
+from segue.kernels.rounding import FP4, NF4, Rounding
 from segue.quantization.methods import METHODS, method_named
 
-LLAMA = LlamaConfig(
-    vocab_size=97,
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-)
 FAMILIES: dict[str, PreTrainedConfig] = {
-    "llama": LLAMA,
-    "tied llama": LlamaConfig(**{**LLAMA.to_dict(), "tie_word_embeddings": True}),
-    "gpt2": GPT2Config(vocab_size=97, n_embd=64, n_layer=2, n_head=4, n_positions=64),
+    **small.FAMILIES,
 }
-IDS = [5, 9, 2, 33, 70, 8]
-
-
-def _round_all(model: Any, to: Callable[[int], Rounding], head: Rounding) -> None:
-    """The model's linear weights become what they are rounded to; tied embeddings stay."""
-    model.lm_head.weight = nn.Parameter(model.lm_head.weight.data.clone())
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D):
-            weight = module.weight.data.t() if isinstance(module, Conv1D) else module.weight.data
-            result = rounded(weight, head if name == "lm_head" else to(weight.shape[1])).dequantize()
-            module.weight.data = result.t().contiguous() if isinstance(module, Conv1D) else result
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 @pytest.mark.parametrize("name", METHODS)
 def test_logits_are_those_of_the_rounded_weights(name: str, family: str, tmp_path: Path) -> None:
     model = save_random_model(FAMILIES[family], tmp_path)
-    before = hf_logits(model, IDS)
+    before = hf_logits(model, small.IDS)
     method = method_named(name, int8_activations=False)
-    _round_all(model, method.of_layer, method.of_head)
-    expected = hf_logits(model, IDS)
-    found = logits(tmp_path, IDS, quantize=name, int8_activations=False)
+    small.round_linears(model, method.of_layer, method.of_head)
+    expected = hf_logits(model, small.IDS)
+    found = logits(tmp_path, small.IDS, quantize=name, int8_activations=False)
     # The kernels may find other scales than the reference: what is compared is how far either is from the floats.
     loss = (expected - before).norm()
     assert (found - expected).norm() < 1.5 * loss
@@ -59,9 +35,9 @@ def test_logits_are_those_of_the_rounded_weights(name: str, family: str, tmp_pat
 
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_rounding_the_activations_too_costs_little(name: str, tmp_path: Path) -> None:
-    save_random_model(LLAMA, tmp_path)
-    exact = logits(tmp_path, IDS, quantize=name, int8_activations=False)
-    found = logits(tmp_path, IDS, quantize=name)
+    save_random_model(small.LLAMA, tmp_path)
+    exact = logits(tmp_path, small.IDS, quantize=name, int8_activations=False)
+    found = logits(tmp_path, small.IDS, quantize=name)
     assert (found - exact).norm() < 0.05 * exact.norm()
 
 
@@ -106,7 +82,7 @@ def test_floats_are_given_up_layer_by_layer(tmp_path: Path, monkeypatch: pytest.
     """While a layer is rounded no other one's floats are held: peak memory is that of the largest layer."""
     from segue.layers.linear import Linear
 
-    save_random_model(LLAMA, tmp_path)
+    save_random_model(small.LLAMA, tmp_path)
     held: list[int] = []
     layers: list[Linear] = []
     create, pack = Linear.__init__, Linear.pack
@@ -121,12 +97,12 @@ def test_floats_are_given_up_layer_by_layer(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Linear, "__init__", count_and_create)
     monkeypatch.setattr(Linear, "pack", count_and_pack)
-    logits(tmp_path, IDS, quantize="int8")
+    logits(tmp_path, small.IDS, quantize="int8")
     assert len(held) >= 9
     assert max(held) <= 3, held  # parts of other merged layers may have come, in the order of the file
 
 
 def test_int8_activations_need_quantized_weights(tmp_path: Path) -> None:
-    save_random_model(LLAMA, tmp_path)
+    save_random_model(small.LLAMA, tmp_path)
     with pytest.raises(ConfigError, match="`--int8-activations` is for quantized weights"):
-        logits(tmp_path, IDS, int8_activations=True)
+        logits(tmp_path, small.IDS, int8_activations=True)
