@@ -88,8 +88,10 @@ struct Pieces {
     }
 };
 
+// Blocks of nearly equal height: slices share pieces out by number.
 static inline Pieces pieces_of(const Linear& weight, Tiles tiles) {
-    return {weight.panels(), tiles.count, max_block_rows / tiles.height};
+    const int64_t most = max_block_rows / tiles.height, blocks = (tiles.count + most - 1) / most;
+    return {weight.panels(), tiles.count, (tiles.count + blocks - 1) / blocks};
 }
 
 // tile.run<height>(): the number of rows as a constant, so that sums stay in registers.
