@@ -1,7 +1,9 @@
 // One piece of attention: some queries of a sequence, some of its heads, some of its keys.
 #pragma once
 
-#include "attention_tile.inl"
+#include "attention_product.inl"
+#include "attention_rows.inl"
+#include "attention_scores.inl"
 
 namespace segue::SEGUE_ISA {
 
@@ -79,21 +81,28 @@ static void find_tile(const AttentionCall& call, const View& view, int64_t begin
 
 // A slice's memory.
 struct Workspace {
-    float *keys, *wide, *values, *scores, *queries;
-    float *out[2], *stats[2];  // of rows: running sums of a split, and of the splits before it
+    float *keys, *values, *scores, *queries;
+    Scoring* rows;
+    float *out[2], *largest[2], *sum[2];  // of rows: running sums of a split, and of the splits before it
 };
 
 SEGUE_INLINE float* aligned(std::byte* memory) {
     return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory) + 63) / 64 * 64);
 }
 
+static_assert(sizeof(Scoring) == attention::scoring_floats * sizeof(float), "");
+
 SEGUE_INLINE Workspace workspace_of(const AttentionCall& call, const Slice& slice) {
     attention::Layout at = attention::layout_of(call.spec);
     float* base = aligned(call.scratch) + at.total * slice.index;
-    return {base + at.keys,    base + at.wide,
-            base + at.values,  base + at.scores,
-            base + at.queries, {base + at.out[0], base + at.out[1]},
-            {base + at.stats[0], base + at.stats[1]}};
+    return {base + at.keys,
+            base + at.values,
+            base + at.scores,
+            base + at.queries,
+            reinterpret_cast<Scoring*>(base + at.rows),
+            {base + at.out[0], base + at.out[1]},
+            {base + at.largest[0], base + at.largest[1]},
+            {base + at.sum[0], base + at.sum[1]}};
 }
 
 SEGUE_INLINE float* partials_of(const AttentionCall& call, const Slice& slice) {
@@ -101,8 +110,7 @@ SEGUE_INLINE float* partials_of(const AttentionCall& call, const Slice& slice) {
 }
 
 SEGUE_INLINE Running running_of(const Workspace& memory, int which, int64_t row, int64_t value_dim) {
-    float* stats = memory.stats[which] + 2 * row;
-    return {memory.out[which] + row * value_dim, stats, stats + 1};
+    return {memory.out[which] + row * value_dim, memory.largest[which] + row, memory.sum[which] + row};
 }
 
 // Rows of a job: by head of the keys, then query, then head of the query's group.
@@ -125,10 +133,14 @@ SEGUE_INLINE int64_t rows_of(const AttentionCall& call, const Job& job) {
     return (job.head_end - job.head_begin) * (job.query_end - job.query_begin) * group_of(call.spec);
 }
 
-static void copy_queries(const AttentionCall& call, const View& view, const Job& job, float* to) {
+// The job's rows into memory: their queries, scaled, and what their scores are made with.
+static void prepare_rows(const AttentionCall& call, const View& view, const Job& job, const Workspace& memory) {
     int64_t rows = rows_of(call, job), dim = call.spec.key_dim;
+    float* to = memory.queries;
     for (int64_t r = 0; r < rows; ++r, to += dim) {
         Row row = row_of(call, job, r);
+        Seen seen = seen_by(call.spec, view, row.query);
+        memory.rows[r] = {row.head, view.position(row.query), seen.first, seen.last};
         const float* q = call.q + (view.first_row + row.query) * call.q_stride + row.head * dim;
         for (int64_t d = 0; d < dim; ++d) to[d] = q[d] * call.spec.scale;
     }
@@ -136,10 +148,7 @@ static void copy_queries(const AttentionCall& call, const View& view, const Job&
 
 static void reset(const Workspace& memory, int which, int64_t rows, int64_t value_dim) {
     memset(memory.out[which], 0, static_cast<size_t>(rows * value_dim) * sizeof(float));
-    for (int64_t r = 0; r < rows; ++r) {
-        memory.stats[which][2 * r] = -__builtin_inff();
-        memory.stats[which][2 * r + 1] = 0;
-    }
+    for (int64_t r = 0; r < rows; ++r) memory.largest[which][r] = -__builtin_inff(), memory.sum[which][r] = 0;
 }
 
 // What lies behind a tile's offsets.
@@ -160,10 +169,7 @@ SEGUE_INLINE Memory memory_of(const AttentionCall& call, const View& view) {
     bool is_packed = view.block_table == nullptr;
     CacheKind kind = is_packed ? CacheKind::f32 : call.cache.kind;
     return {static_cast<const char*>(is_packed ? call.k : call.cache.keys),
-            static_cast<const char*>(is_packed ? call.v : call.cache.values), kind,
-            kind == CacheKind::f32  ? 4
-            : kind == CacheKind::i8 ? 1
-                                    : 2};
+            static_cast<const char*>(is_packed ? call.v : call.cache.values), kind, element_bytes(kind)};
 }
 
 SEGUE_INLINE void prefetch(const char* from, int64_t bytes) {
@@ -176,125 +182,116 @@ struct Turn {
     int64_t head, next_head;
 };
 
-SEGUE_INLINE float scale_of(const AttentionCall& call, const float* scales, const Turn& turn, int64_t i) {
-    return call.cache.kind == CacheKind::i8 ? scales[turn.tile->slots[i] * call.spec.kv_heads + turn.head] : 1.0f;
-}
-
-// Where a row of a tile lies, and what its numbers are to be multiplied with.
-struct Address {
-    const char* row;
-    float scale;
-};
-
-// A head's rows as floats: where they lie, or widened in `wide`, [tile_keys, padded dim].
-template <class Address>
-SEGUE_INLINE void find_rows(const Address& address, int64_t dim, CacheKind kind, int64_t count, float* wide,
-                            const float** rows) {
-    for (int64_t i = 0; i < count; ++i) {
-        auto [row, scale] = address(i);
-        rows[i] = reinterpret_cast<const float*>(row);
-        if (kind == CacheKind::f32) continue;
-        widen(row, 0, dim, kind, scale, wide + i * padded(dim));
-        rows[i] = wide + i * padded(dim);
-    }
-}
-
-SEGUE_INLINE void find_keys(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t count,
-                            float* wide, const float** rows) {
+// Asks for the rows [begin, end) of the tile that comes next.
+SEGUE_INLINE void prefetch_keys(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t begin,
+                                int64_t end) {
     int64_t dim = call.spec.key_dim;
-    find_rows(
-        [&](int64_t i) {
-            prefetch(memory.key(*turn.next_tile, i, turn.next_head * dim), dim * memory.element);
-            return Address{memory.key(*turn.tile, i, turn.head * dim), scale_of(call, call.cache.key_scales, turn, i)};
-        },
-        dim, memory.kind, count, wide, rows);
+    for (int64_t i = begin; i < end; ++i)
+        prefetch(memory.key(*turn.next_tile, i, turn.next_head * dim), dim * memory.element);
 }
 
-SEGUE_INLINE void find_values(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t count,
-                              float* wide, const float** rows) {
+SEGUE_INLINE void prefetch_values(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t begin,
+                                  int64_t end) {
     int64_t dim = call.spec.value_dim;
-    find_rows(
-        [&](int64_t i) {
-            prefetch(memory.value(*turn.next_tile, i, turn.next_head * dim), dim * memory.element);
-            return Address{memory.value(*turn.tile, i, turn.head * dim),
-                           scale_of(call, call.cache.value_scales, turn, i)};
-        },
-        dim, memory.kind, count, wide, rows);
-}
-
-// A head's keys, transposed: [dim, tile_keys].
-static void pack_keys(const AttentionCall& call, const Memory& memory, const Turn& turn, float* wide, float* out) {
-    const float* rows[tile_keys];
-    find_keys(call, memory, turn, tile_keys, wide, rows);
-    transpose_tile(rows, call.spec.key_dim, out);
-}
-
-// A head's values: [count, padded dim], zeros at a row's end.
-static void pack_values(const AttentionCall& call, const Memory& memory, const Turn& turn, float* out) {
-    int64_t dim = call.spec.value_dim;
-    for (int64_t i = 0; i < turn.tile->count; ++i, out += padded(dim)) {
+    for (int64_t i = begin; i < end; ++i)
         prefetch(memory.value(*turn.next_tile, i, turn.next_head * dim), dim * memory.element);
-        widen(memory.value(*turn.tile, i, turn.head * dim), 0, dim, memory.kind,
-              scale_of(call, call.cache.value_scales, turn, i), out);
+}
+
+SEGUE_INLINE Rows keys_of(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t count) {
+    int64_t dim = call.spec.key_dim, heads = call.spec.kv_heads;
+    Rows rows;
+    for (int64_t i = 0; i < count; ++i) {
+        rows.at[i] = memory.key(*turn.tile, i, turn.head * dim);
+        if (memory.kind == CacheKind::i8) rows.scales[i] = call.cache.key_scales[turn.tile->slots[i] * heads + turn.head];
     }
+    return rows;
+}
+
+SEGUE_INLINE Rows values_of(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t count) {
+    int64_t dim = call.spec.value_dim, heads = call.spec.kv_heads;
+    Rows rows;
+    for (int64_t i = 0; i < count; ++i) {
+        rows.at[i] = memory.value(*turn.tile, i, turn.head * dim);
+        if (memory.kind == CacheKind::i8)
+            rows.scales[i] = call.cache.value_scales[turn.tile->slots[i] * heads + turn.head];
+    }
+    return rows;
 }
 
 // Rows [begin, end) of the job, all of one head of the keys, against a packed tile.
-static void attend_strip(const AttentionCall& call, const View& view, const Job& job, const Tile& tile,
-                         const Workspace& memory, int64_t begin, int64_t end) {
-    int64_t dim = call.spec.key_dim, value_dim = padded(call.spec.value_dim);
-    Seen first = seen_by(call.spec, view, row_of(call, job, begin).query);
-    Seen last = seen_by(call.spec, view, row_of(call, job, end - 1).query);
-    if (last.last < tile.begin || first.first >= tile.begin + tile.count) return;
-    multiply(end - begin, tile_keys, dim, memory.queries + begin * dim, dim, memory.keys, tile_keys, memory.scores,
-             tile_keys, false);
-    for (int64_t r = begin; r < end; ++r) {
-        Row row = row_of(call, job, r);
-        Seen seen = seen_by(call.spec, view, row.query);
-        Scoring scoring{&call.spec, row.head, view.position(row.query), seen.first, seen.last};
-        weigh(scoring, tile.begin, tile.count, memory.scores + (r - begin) * tile_keys,
-              running_of(memory, 0, r, value_dim), value_dim);
-    }
-    multiply(end - begin, value_dim, tile.count, memory.scores, tile_keys, memory.values, value_dim,
-             memory.out[0] + begin * value_dim, value_dim, true);
+static void attend_strip(const AttentionCall& call, const Tile& tile, const Workspace& memory, int64_t begin,
+                         int64_t end) {
+    int64_t dim = call.spec.key_dim, value_dim = padded(call.spec.value_dim), rows = end - begin;
+    if (memory.rows[end - 1].last < tile.begin || memory.rows[begin].first >= tile.begin + tile.count) return;
+    float kept[weighed_rows];
+    multiply({memory.queries + begin * dim, dim, memory.keys, tile_keys, dim, memory.scores, tile_keys, nullptr}, rows,
+             tile_keys);
+    weigh(call.spec, memory.rows + begin, rows, tile.begin, tile.count, memory.scores, memory.largest[0] + begin,
+          memory.sum[0] + begin, kept);
+    multiply({memory.scores, tile_keys, memory.values, value_dim, tile.count, memory.out[0] + begin * value_dim,
+              value_dim, kept},
+             rows, value_dim);
 }
 
-// One row of a job against a tile: of a decode without grouped heads nothing is used twice, so nothing is packed.
-static void attend_row(const AttentionCall& call, const View& view, const Job& job, const Memory& source,
-                       const Turn& turn, int64_t r, const Workspace& memory) {
-    const Tile& tile = *turn.tile;
-    int64_t dim = call.spec.key_dim, value_dim = call.spec.value_dim;
-    Row row = row_of(call, job, r);
-    Seen seen = seen_by(call.spec, view, row.query);
-    if (seen.last < tile.begin || seen.first >= tile.begin + tile.count) return;
-    const float* rows[tile_keys];
-    int64_t keys = (tile.count + register_lanes - 1) / register_lanes * register_lanes;
-    find_keys(call, source, turn, keys, memory.wide, rows);
-    multiply_rows(memory.queries + r * dim, rows, keys, dim, memory.scores);
-    Running running = running_of(memory, 0, r, padded(value_dim));
-    weigh({&call.spec, row.head, view.position(row.query), seen.first, seen.last}, tile.begin, tile.count,
-          memory.scores, running, padded(value_dim));
-    find_values(call, source, turn, tile.count, memory.values, rows);
-    add_rows(memory.scores, rows, tile.count, value_dim, running.out);
-}
+// One head of the keys of a job against a tile: all its rows.
+struct HeadOfTile {
+    const AttentionCall& call;
+    const Memory& source;
+    const Turn& turn;
+    const Workspace& memory;
+    int64_t begin, end;
+
+    template <CacheKind kind>
+    void run() const {
+        return end - begin == 1 ? run_row<kind>() : run_rows<kind>();
+    }
+
+    // Of a decode without grouped heads nothing is used twice, so nothing is packed.
+    template <CacheKind kind>
+    void run_row() const {
+        const Tile& tile = *turn.tile;
+        const Scoring& row = memory.rows[begin];
+        if (row.last < tile.begin || row.first >= tile.begin + tile.count) return;
+        int64_t keys = (tile.count + register_lanes - 1) / register_lanes * register_lanes;
+        int64_t value_dim = call.spec.value_dim;
+        float kept[weighed_rows];
+        prefetch_keys(call, source, turn, 0, tile_keys);
+        multiply_rows<kind>(memory.queries + begin * call.spec.key_dim, keys_of(call, source, turn, keys), keys,
+                            call.spec.key_dim, memory.scores);
+        weigh(call.spec, &row, 1, tile.begin, tile.count, memory.scores, memory.largest[0] + begin,
+              memory.sum[0] + begin, kept);
+        prefetch_values(call, source, turn, 0, tile_keys);
+        add_rows<kind>(memory.scores, values_of(call, source, turn, tile.count), tile.count, value_dim, kept[0],
+                       memory.out[0] + begin * padded(value_dim));
+    }
+
+    template <CacheKind kind>
+    void run_rows() const {
+        // What comes next is asked for bit by bit: many rows would wait for it all at once.
+        const int64_t strips = (end - begin + attention::strip_rows - 1) / attention::strip_rows;
+        const bool is_early = strips == 1;
+        if (is_early) prefetch_keys(call, source, turn, 0, tile_keys);
+        pack_transposed<kind>(keys_of(call, source, turn, tile_keys), call.spec.key_dim, memory.keys);
+        if (is_early) prefetch_values(call, source, turn, 0, tile_keys);
+        pack_rows<kind>(values_of(call, source, turn, turn.tile->count), turn.tile->count, call.spec.value_dim,
+                        memory.values);
+        for (int64_t i = 0, r = begin; i < strips; ++i, r += attention::strip_rows) {
+            const int64_t first = tile_keys * i / strips, last = tile_keys * (i + 1) / strips;
+            if (!is_early) prefetch_keys(call, source, turn, first, last);
+            if (!is_early) prefetch_values(call, source, turn, first, last);
+            attend_strip(call, *turn.tile, memory, r, r + attention::strip_rows < end ? r + attention::strip_rows : end);
+        }
+    }
+};
 
 static void attend_tile(const AttentionCall& call, const View& view, const Job& job, const Tile& tile, const Tile& next,
                         const Workspace& memory) {
     int64_t rows_a_head = (job.query_end - job.query_begin) * group_of(call.spec);
     Memory source = memory_of(call, view);
-    for (int64_t head = job.head_begin; head < job.head_end; ++head) {
+    for (int64_t head = job.head_begin, row = 0; head < job.head_end; ++head, row += rows_a_head) {
         bool is_last = head + 1 == job.head_end;
         Turn turn{&tile, is_last ? &next : &tile, head, is_last ? job.head_begin : head + 1};
-        if (rows_a_head == 1) {
-            attend_row(call, view, job, source, turn, head - job.head_begin, memory);
-            continue;
-        }
-        pack_keys(call, source, turn, memory.wide, memory.keys);
-        pack_values(call, source, turn, memory.values);
-        int64_t begin = (head - job.head_begin) * rows_a_head, end = begin + rows_a_head;
-        for (int64_t r = begin; r < end; r += attention::strip_rows)
-            attend_strip(call, view, job, tile, memory, r,
-                         r + attention::strip_rows < end ? r + attention::strip_rows : end);
+        with_kind(source.kind, HeadOfTile{call, source, turn, memory, row, row + rows_a_head});
     }
 }
 
@@ -321,7 +318,7 @@ static void keep_partial(const AttentionCall& call, const View& view, const Job&
                 (job.keys.index * call.spec.num_heads * view.num_queries + job.head_begin * rows_a_head) * size;
     for (int64_t r = 0; r < rows; ++r, to += size) {
         memcpy(to, memory.out[0] + r * value_dim, static_cast<size_t>(value_dim) * sizeof(float));
-        to[value_dim] = memory.stats[0][2 * r], to[value_dim + 1] = memory.stats[0][2 * r + 1];
+        to[value_dim] = memory.largest[0][r], to[value_dim + 1] = memory.sum[0][r];
     }
 }
 
@@ -338,10 +335,15 @@ static void attend_keys(const AttentionCall& call, const View& view, const Job& 
     }
 }
 
+SEGUE_INLINE void exchange(float* (&pair)[2]) {
+    float* first = pair[0];
+    pair[0] = pair[1], pair[1] = first;
+}
+
 static void run_job(const AttentionCall& call, const View& view, const Job& job, const Slice& slice) {
     Workspace memory = workspace_of(call, slice);
     int64_t rows = rows_of(call, job), value_dim = padded(call.spec.value_dim);
-    copy_queries(call, view, job, memory.queries);
+    prepare_rows(call, view, job, memory);
     Range seen = keys_seen(call.spec, view, job.query_begin, job.query_end);
     int64_t begin = seen.begin > job.keys.begin ? seen.begin : job.keys.begin;
     int64_t end = seen.end < job.keys.end ? seen.end : job.keys.end;
@@ -357,9 +359,7 @@ static void run_job(const AttentionCall& call, const View& view, const Job& job,
         for (int64_t r = 0; r < rows && !is_first; ++r)
             merge(running_of(memory, 1, r, value_dim), running_of(memory, 0, r, value_dim), value_dim);
         if (is_first) {
-            float *out = memory.out[0], *stats = memory.stats[0];
-            memory.out[0] = memory.out[1], memory.stats[0] = memory.stats[1];
-            memory.out[1] = out, memory.stats[1] = stats;
+            exchange(memory.out), exchange(memory.largest), exchange(memory.sum);
         }
         is_first = false;
         begin = next;

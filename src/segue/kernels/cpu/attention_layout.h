@@ -38,23 +38,28 @@ SEGUE_LAYOUT Range splits_of(const AttentionSpec& spec, int64_t num_queries, int
 // A row that is not finished: its weighted values, the largest score, the sum of weights.
 SEGUE_LAYOUT int64_t partial_floats(const AttentionSpec& spec) { return padded(spec.value_dim) + 2; }
 
+constexpr int64_t scoring_floats = 6;  // what a row's scores are made with
+
 // Of one slice, in floats.
 struct Layout {
-    int64_t keys, wide, values, scores, queries, out[2], stats[2], total;
+    int64_t keys, values, scores, queries, rows, out[2], largest[2], sum[2], total;
 };
 
 SEGUE_LAYOUT Layout layout_of(const AttentionSpec& spec) {
     Layout at{};
     int64_t rows = max_rows(spec), dim = padded(spec.key_dim), value_dim = padded(spec.value_dim);
-    at.wide = at.keys + dim * tile_keys;
-    at.values = at.wide + tile_keys * dim;
+    at.values = at.keys + dim * tile_keys;
     at.scores = at.values + tile_keys * value_dim;
     at.queries = at.scores + strip_rows * tile_keys;
-    at.out[0] = at.queries + padded(rows * spec.key_dim);
-    at.out[1] = at.out[0] + rows * value_dim;
-    at.stats[0] = at.out[1] + rows * value_dim;
-    at.stats[1] = at.stats[0] + padded(2 * rows);
-    at.total = at.stats[1] + padded(2 * rows);
+    at.rows = at.queries + padded(rows * spec.key_dim);
+    int64_t next = at.rows + padded(rows * scoring_floats);
+    for (int i = 0; i < 2; ++i) {
+        at.out[i] = next;
+        at.largest[i] = at.out[i] + rows * value_dim;
+        at.sum[i] = at.largest[i] + padded(rows);
+        next = at.sum[i] + padded(rows);
+    }
+    at.total = next;
     return at;
 }
 

@@ -128,6 +128,11 @@ static __attribute__((noinline)) void finish(
     const float* bias = weight.bias ? weight.bias + panel * panel_width : nullptr;
     alignas(64) float result[panel_width];
     for (int64_t row = first; row < first + rows; ++row, sums += panel_width) {
+        // Rows lie far apart: the processor does not guess where the next one is written.
+        constexpr int64_t rows_ahead = 6;
+        const int64_t ahead = (row + rows_ahead) * call.out_stride + begin;
+        __builtin_prefetch(call.out + ahead, 1);
+        __builtin_prefetch(call.out + ahead + width - 1, 1);
         f32x16 v[2];
         for (int i = 0; i < 2; ++i) {
             v[i] = load<f32x16>(sums + lanes * i) * call.scale;

@@ -67,21 +67,29 @@ SEGUE_INLINE f32xr copy_sign(f32xr magnitude, f32xr sign) {
     return bits_of<f32xr>((bits_of<i32xr>(magnitude) & 0x7fffffff) | (bits_of<i32xr>(sign) & INT32_MIN));
 }
 
+// The upper half of the first 2 * `half` lanes, moved down.
+template <int half>
+SEGUE_INLINE f32xr upper_half(f32xr v) {
+    i32xr from{};
+    for (int i = 0; i < register_lanes; ++i) from[i] = (i + half) % register_lanes;
+    return __builtin_shuffle(v, from);
+}
+
 // By halves: in a fixed order.
 SEGUE_INLINE float sum_of(f32xr v) {
-    float part[register_lanes];
-    store(part, v);
-    for (int half = register_lanes / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) part[i] += part[i + half];
-    return part[0];
+    if constexpr (register_lanes == 16) v += upper_half<8>(v);
+    if constexpr (register_lanes >= 8) v += upper_half<4>(v);
+    v += upper_half<2>(v);
+    v += upper_half<1>(v);
+    return v[0];
 }
 
 SEGUE_INLINE float max_of(f32xr v) {
-    float part[register_lanes];
-    store(part, v);
-    for (int half = register_lanes / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) part[i] = part[i] > part[i + half] ? part[i] : part[i + half];
-    return part[0];
+    if constexpr (register_lanes == 16) v = max(v, upper_half<8>(v));
+    if constexpr (register_lanes >= 8) v = max(v, upper_half<4>(v));
+    v = max(v, upper_half<2>(v));
+    v = max(v, upper_half<1>(v));
+    return v[0];
 }
 
 // exp(x + tail), |tail| small: what is left of an argument that a float cannot hold exactly.

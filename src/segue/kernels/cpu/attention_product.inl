@@ -1,0 +1,78 @@
+// Small products of floats in memory: queries with packed keys, weights with packed values.
+#pragma once
+
+#include "native.inl"
+#include "vector_math.inl"
+
+namespace segue::SEGUE_ISA {
+
+// Registers of a product's result: product_rows * product_columns, the rest for its operands.
+constexpr int product_rows = 6;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int product_columns = 4;
+#else
+constexpr int product_columns = 2;
+#endif
+
+// c[rows, n] = a[rows, depth] · b[depth, n], each element summed in the order of depth; n: a multiple of 16.
+struct Product {
+    const float* a;
+    int64_t a_stride;
+    const float* b;
+    int64_t b_stride, depth;
+    float* c;
+    int64_t c_stride;
+    const float* kept;  // null, or [rows]: c, times this, is what sums begin with
+
+    SEGUE_INLINE Product at(const Product& whole, int64_t row, int64_t column) {
+        Product part = whole;
+        part.a += row * part.a_stride;
+        part.b += column;
+        part.c += row * part.c_stride + column;
+        if (part.kept != nullptr) part.kept += row;
+        return part;
+    }
+};
+
+template <int rows, int columns>
+static void multiply_block(const Product& p) {
+    f32xr sums[rows][columns];
+    for (int i = 0; i < rows; ++i)
+        for (int j = 0; j < columns; ++j)
+            sums[i][j] = p.kept ? load<f32xr>(p.c + i * p.c_stride + j * register_lanes) * all(p.kept[i]) : f32xr{};
+    const float *a = p.a, *b = p.b;
+    for (int64_t k = 0; k < p.depth; ++k, b += p.b_stride) {
+        f32xr right[columns];
+        for (int j = 0; j < columns; ++j) right[j] = load<f32xr>(b + j * register_lanes);
+        for (int i = 0; i < rows; ++i) {
+            f32xr left = all(a[i * p.a_stride + k]);
+            for (int j = 0; j < columns; ++j) sums[i][j] = fused(left, right[j], sums[i][j]);
+        }
+    }
+    for (int i = 0; i < rows; ++i)
+        for (int j = 0; j < columns; ++j) store(p.c + i * p.c_stride + j * register_lanes, sums[i][j]);
+}
+
+template <int columns>
+static void multiply_columns(const Product& p, int64_t rows, int64_t column) {
+    int64_t i = 0;
+    for (; i + product_rows <= rows; i += product_rows)
+        multiply_block<product_rows, columns>(Product::at(p, i, column));
+    const Product rest = Product::at(p, i, column);
+    switch (rows - i) {
+        case 1: return multiply_block<1, columns>(rest);
+        case 2: return multiply_block<2, columns>(rest);
+        case 3: return multiply_block<3, columns>(rest);
+        case 4: return multiply_block<4, columns>(rest);
+        case 5: return multiply_block<5, columns>(rest);
+    }
+}
+
+static void multiply(const Product& p, int64_t rows, int64_t n) {
+    constexpr int64_t width = product_columns * register_lanes;
+    int64_t column = 0;
+    for (; column + width <= n; column += width) multiply_columns<product_columns>(p, rows, column);
+    for (; column < n; column += register_lanes) multiply_columns<1>(p, rows, column);
+}
+
+}  // namespace segue::SEGUE_ISA

@@ -1,0 +1,175 @@
+// Rows of keys and values of one head, as a cache or a packed input holds them: read in registers, transposed, multiplied.
+#pragma once
+
+#include "attention_layout.h"
+#include "native.inl"
+#include "vector_math.inl"
+
+namespace segue::SEGUE_ISA {
+
+using attention::padded;
+using attention::tile_keys;
+
+// run.run<kind>(): the kind of a cache as a constant.
+template <class Run>
+SEGUE_INLINE void with_kind(CacheKind kind, const Run& run) {
+    switch (kind) {
+        case CacheKind::f32: return run.template run<CacheKind::f32>();
+        case CacheKind::f16: return run.template run<CacheKind::f16>();
+        case CacheKind::bf16: return run.template run<CacheKind::bf16>();
+        case CacheKind::i8: return run.template run<CacheKind::i8>();
+    }
+}
+
+constexpr int64_t element_bytes(CacheKind kind) {
+    return kind == CacheKind::f32 ? 4 : kind == CacheKind::i8 ? 1 : 2;
+}
+
+// Where a tile's rows of one head lie, and what the codes of an i8 cache are to be multiplied with.
+struct Rows {
+    const char* at[tile_keys];
+    float scales[tile_keys];
+};
+
+template <CacheKind kind>
+SEGUE_INLINE f32xr whole_elements(const char* from) {
+    typedef int8_t codes __attribute__((vector_size(register_lanes)));
+    if constexpr (kind == CacheKind::f32) return load<f32xr>(from);
+    if constexpr (kind == CacheKind::f16) return native_of_f16(reinterpret_cast<const uint16_t*>(from));
+    if constexpr (kind == CacheKind::bf16) return native_of_bf16(reinterpret_cast<const uint16_t*>(from));
+    // By way of int32: GCC goes from int8 to float lane by lane.
+    return __builtin_convertvector(__builtin_convertvector(load<codes>(from), i32xr), f32xr);
+}
+
+// Elements [at, at + register_lanes) of row i as floats; where that is not whole: zeros from `dim` on.
+template <CacheKind kind, bool is_whole>
+SEGUE_INLINE f32xr elements(const Rows& rows, int64_t i, int64_t at, int64_t dim) {
+    constexpr int64_t size = element_bytes(kind);
+    const char* from = rows.at[i] + at * size;
+    f32xr found;
+    if constexpr (is_whole) {
+        found = whole_elements<kind>(from);
+    } else {
+        char rest[register_lanes * size] = {};
+        for (int64_t byte = 0; byte < (dim - at) * size; ++byte) rest[byte] = from[byte];
+        found = whole_elements<kind>(rest);
+    }
+    return kind == CacheKind::i8 ? found * all(rows.scales[i]) : found;
+}
+
+// Exchanges the parts of a and b that are off the diagonal of a 2x2 matrix of blocks of `step` lanes.
+template <int step>
+SEGUE_INLINE void exchange(f32xr& a, f32xr& b) {
+#define SEGUE_LOW(l) ((l) & step ? register_lanes + (l) - step : (l))
+#define SEGUE_HIGH(l) ((l) & step ? register_lanes + (l) : (l) + step)
+#define SEGUE_4(f, l) f(l), f(l + 1), f(l + 2), f(l + 3)
+#if defined(__AVX512F__)
+#define SEGUE_ALL(f) SEGUE_4(f, 0), SEGUE_4(f, 4), SEGUE_4(f, 8), SEGUE_4(f, 12)
+#elif defined(__AVX2__)
+#define SEGUE_ALL(f) SEGUE_4(f, 0), SEGUE_4(f, 4)
+#else
+#define SEGUE_ALL(f) SEGUE_4(f, 0)
+#endif
+    f32xr low = __builtin_shufflevector(a, b, SEGUE_ALL(SEGUE_LOW));
+    b = __builtin_shufflevector(a, b, SEGUE_ALL(SEGUE_HIGH));
+    a = low;
+#undef SEGUE_LOW
+#undef SEGUE_HIGH
+#undef SEGUE_4
+#undef SEGUE_ALL
+}
+
+template <int step>
+SEGUE_INLINE void transpose(f32xr (&rows)[register_lanes]) {
+    if constexpr (step < register_lanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < register_lanes; ++i)
+            if ((i & step) == 0) exchange<step>(rows[i], rows[i + step]);
+        transpose<2 * step>(rows);
+    }
+}
+
+// Elements [at, at + register_lanes) of as many rows from `first` on, transposed.
+template <CacheKind kind, bool is_whole>
+SEGUE_INLINE void transposed(const Rows& rows, int64_t first, int64_t at, int64_t dim,
+                             f32xr (&block)[register_lanes]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < register_lanes; ++i) block[i] = elements<kind, is_whole>(rows, first + i, at, dim);
+    transpose<1>(block);
+}
+
+// A whole tile → out [dim, tile_keys].
+template <CacheKind kind>
+static void pack_transposed(const Rows& rows, int64_t dim, float* out) {
+    for (int64_t key = 0; key < tile_keys; key += register_lanes) {
+        int64_t d = 0;
+        f32xr block[register_lanes];
+        for (; d + register_lanes <= dim; d += register_lanes) {
+            transposed<kind, true>(rows, key, d, dim, block);
+#pragma GCC unroll 16
+            for (int i = 0; i < register_lanes; ++i) store(out + (d + i) * tile_keys + key, block[i]);
+        }
+        if (d == dim) continue;
+        transposed<kind, false>(rows, key, d, dim, block);
+        for (int i = 0; i < dim - d; ++i) store(out + (d + i) * tile_keys + key, block[i]);
+    }
+}
+
+// `count` rows → out [count, padded dim], zeros at a row's end.
+template <CacheKind kind>
+static void pack_rows(const Rows& rows, int64_t count, int64_t dim, float* out) {
+    for (int64_t i = 0; i < count; ++i, out += padded(dim)) {
+        int64_t d = 0;
+        for (; d + register_lanes <= dim; d += register_lanes) store(out + d, elements<kind, true>(rows, i, d, dim));
+        if (d < dim) store(out + d, elements<kind, false>(rows, i, d, dim)), d += register_lanes;
+        for (; d < padded(dim); d += register_lanes) store(out + d, f32xr{});
+    }
+}
+
+// q [dim] · rows → out, a sum a key in the order of dim, as `multiply` of the transposed rows gives it. For one query the
+// transposed rows are used once, so they never leave the registers.
+template <CacheKind kind>
+static void multiply_rows(const float* q, const Rows& rows, int64_t num_keys, int64_t dim, float* out) {
+    for (int64_t key = 0; key < num_keys; key += register_lanes) {
+        f32xr sum{};
+        int64_t d = 0;
+        f32xr block[register_lanes];
+        for (; d + register_lanes <= dim; d += register_lanes) {
+            transposed<kind, true>(rows, key, d, dim, block);
+#pragma GCC unroll 16
+            for (int i = 0; i < register_lanes; ++i) sum = fused(all(q[d + i]), block[i], sum);
+        }
+        if (d < dim) {
+            transposed<kind, false>(rows, key, d, dim, block);
+            for (int i = 0; i < dim - d; ++i) sum = fused(all(q[d + i]), block[i], sum);
+        }
+        store(out + key, sum);
+    }
+}
+
+// out [columns registers] = out * kept + weights · rows, in the order of the keys, as `multiply` does it.
+template <CacheKind kind, int columns, bool is_whole>
+static void add_columns(const float* weights, const Rows& rows, int64_t num_keys, int64_t column, int64_t dim,
+                        float kept, float* out) {
+    f32xr sums[columns];
+    for (int j = 0; j < columns; ++j) sums[j] = load<f32xr>(out + column + j * register_lanes) * all(kept);
+    for (int64_t i = 0; i < num_keys; ++i) {
+        f32xr weight = all(weights[i]);
+        for (int j = 0; j < columns; ++j)
+            sums[j] = fused(weight, elements<kind, is_whole>(rows, i, column + j * register_lanes, dim), sums[j]);
+    }
+    for (int j = 0; j < columns; ++j) store(out + column + j * register_lanes, sums[j]);
+}
+
+template <CacheKind kind>
+static void add_rows(const float* weights, const Rows& rows, int64_t num_keys, int64_t dim, float kept, float* out) {
+    constexpr int columns = 4;
+    int64_t at = 0;
+    for (; at + columns * register_lanes <= dim; at += columns * register_lanes)
+        add_columns<kind, columns, true>(weights, rows, num_keys, at, dim, kept, out);
+    for (; at + register_lanes <= dim; at += register_lanes)
+        add_columns<kind, 1, true>(weights, rows, num_keys, at, dim, kept, out);
+    if (at < dim) add_columns<kind, 1, false>(weights, rows, num_keys, at, dim, kept, out);
+}
+
+}  // namespace segue::SEGUE_ISA
