@@ -1,5 +1,6 @@
 """``--kv-cache-dtype``: the pool's memory, and what is served from a pool of fewer bits."""
 
+import json
 import random
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from transformers import LlamaConfig, T5Config
 from segue.core.errors import ConfigError
 from segue.kernels.scaled_cache import ScaledCache
 from segue.layers.attention import KVLayerSpec
+from segue.runner.build import build_runner
+from segue.runner.config import RunnerConfig
 from segue.runner.kv_cache import allocate, bytes_per_block, cache_dtype
 
 CPU = torch.device("cpu")
@@ -49,6 +52,25 @@ def test_names() -> None:
         cache_dtype("int3", torch.float32, CPU)
     with pytest.raises(ConfigError, match="is for CPU"):
         cache_dtype("int8", torch.bfloat16, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+def test_quantized_weights_cache_in_the_checkpoints_16_bits(stored: torch.dtype, tmp_path: Path) -> None:
+    save_random_model(CAUSAL, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    config["dtype"] = str(stored).removeprefix("torch.")
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+
+    def dtypes(**options: str) -> set[torch.dtype]:
+        runner, _ = build_runner(
+            RunnerConfig(model_folder=tmp_path, device="cpu", max_batch_total_tokens=64, weight_cache=None, **options)
+        )
+        return {cache.dtype for pair in runner.kv_caches for cache in pair}
+
+    assert dtypes() == {torch.float32}
+    assert dtypes(quantize="int8") == {stored}
+    assert dtypes(quantize="int8", dtype="float32") == {torch.float32}
+    assert dtypes(quantize="int8", kv_cache_dtype="int8") == {torch.int8}
 
 
 @pytest.mark.parametrize("dtype", ERRORS)

@@ -199,8 +199,9 @@ class ServeConfig:
     kv_cache_dtype: str | None = _device(
         None,
         "What keys and values are stored in, on CPU: smaller ones hold more tokens in the same memory and are read "
-        "faster, and the answers change within their rounding. auto (default): the dtype that the model computes in. "
-        "TGI's fp8 names are not in this version.",
+        "faster, and the answers change within their rounding. auto (default): the dtype that the model computes in; "
+        "with quantized weights and without --dtype, the checkpoint's own 16 bits. TGI's fp8 names are not in this "
+        "version.",
         choices=("auto", "float32", "bfloat16", "float16", "int8", *_KV_CACHE_DTYPES_LATER),
     )
     cuda_memory_fraction: float = _device(1.0, "Share of the GPU's memory that Segue may use.", metavar="F")

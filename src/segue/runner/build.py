@@ -24,6 +24,7 @@ from segue.runner import kv_cache, memory
 from segue.runner.config import RunnerConfig
 from segue.runner.draft_model import DraftModel
 from segue.runner.drafting import Drafter, HeadDrafter
+from segue.runner.input_batch import KVCaches
 from segue.runner.model_runner import ModelRunner
 from segue.runner.native_model import use_threads
 from segue.sampling.grammar import GrammarStates
@@ -81,13 +82,11 @@ def build_runner(
     model = _load(config, hf_config, dtype, device, quantization, progress)
     draft, heads = _load_speculation(config, hf_config, model, device)
     # Both pools have the same number of blocks.
-    per_block = sum(
-        kv_cache.bytes_per_block(
-            m.kv_layers, config.block_size, kv_cache.cache_dtype(config.kv_cache_dtype, m.dtype, device)
-        )
-        for m in (model, draft)
-        if m is not None
-    )
+    cached = dtype if quantization is None else _cache_dtype_of_quantized(config, hf_config, dtype, device)
+    pools = [(model, kv_cache.cache_dtype(config.kv_cache_dtype, cached, device))]
+    if draft is not None:
+        pools.append((draft, kv_cache.cache_dtype(config.kv_cache_dtype, draft.dtype, device)))
+    per_block = sum(kv_cache.bytes_per_block(m.kv_layers, config.block_size, cache_dtype) for m, cache_dtype in pools)
     if device.type == "cuda":
         num_blocks = _measured_blocks(model, config, device, dtype, per_block)
     else:
@@ -97,7 +96,13 @@ def build_runner(
     grammars = None
     if tokenizer_json is not None and facts.eos_token_ids:
         grammars = GrammarCompiler(tokenizer_json, model.vocab_size, facts.eos_token_ids)
-    runner = _runner(model, config, num_blocks, device, dtype, grammars, draft, heads)
+    caches = [
+        kv_cache.allocate(m.kv_layers, num_blocks, config.block_size, cache_dtype, device) for m, cache_dtype in pools
+    ]
+    drafter: Drafter | None = None if heads is None else HeadDrafter(heads)
+    if draft is not None:
+        drafter = DraftModel(draft, caches[1], config.block_size, device)
+    runner = _runner(model, config, caches[0], device, grammars, drafter)
     if device.type == "cpu":
         memory.keep_freed_memory()  # from here on: what loading freed goes back to the system
     logger.info("Warming up model")
@@ -138,26 +143,17 @@ def _load(
 def _runner(
     model: Model,
     config: RunnerConfig,
-    num_blocks: int,
+    caches: KVCaches,
     device: torch.device,
-    dtype: torch.dtype,
     grammars: GrammarCompiler | None = None,
-    draft: Model | None = None,
-    heads: GuessingHeads | None = None,
+    drafter: Drafter | None = None,
 ) -> ModelRunner:
-    cache_dtype = kv_cache.cache_dtype(config.kv_cache_dtype, dtype, device)
-    caches = kv_cache.allocate(model.kv_layers, num_blocks, config.block_size, cache_dtype, device)
     sampler = Sampler(
         model.vocab_size,
         watermark_gamma=config.watermark_gamma,
         watermark_delta=config.watermark_delta,
         grammars=None if grammars is None else GrammarStates(grammars),
     )
-    drafter: Drafter | None = None if heads is None else HeadDrafter(heads)
-    if draft is not None:
-        cache_dtype = kv_cache.cache_dtype(config.kv_cache_dtype, draft.dtype, device)
-        draft_caches = kv_cache.allocate(draft.kv_layers, num_blocks, config.block_size, cache_dtype, device)
-        drafter = DraftModel(draft, draft_caches, config.block_size, device)
     return ModelRunner(model, caches, config.block_size, device, sampler, grammars, drafter)
 
 
@@ -215,7 +211,10 @@ def _measured_blocks(
     tokens = config.max_batch_prefill_tokens
     if model.max_positions is not None:
         tokens = min(tokens, model.max_positions)
-    scratch = _runner(model, config, -(-tokens // config.block_size) * 2, device, dtype)
+    num_blocks = -(-tokens // config.block_size) * 2
+    caches = kv_cache.allocate(model.kv_layers, num_blocks, config.block_size, dtype, device)
+    scratch = _runner(model, config, caches, device)
+    del caches
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     try:
@@ -284,8 +283,22 @@ def _dtype(name: str | None, config: HFConfig, device: torch.device) -> torch.dt
         return DTYPES[name]
     if device.type == "cpu":
         return torch.float32
-    stored = config.values.get("dtype") or config.values.get("torch_dtype")
-    return DTYPES.get(str(stored), torch.bfloat16) if stored != "float32" else torch.bfloat16
+    stored = _stored_dtype(config)
+    return torch.bfloat16 if stored is None or stored == torch.float32 else stored
+
+
+def _stored_dtype(config: HFConfig) -> torch.dtype | None:
+    """The checkpoint's own, where config.json names it."""
+    return DTYPES.get(str(config.values.get("dtype") or config.values.get("torch_dtype")))
+
+
+def _cache_dtype_of_quantized(
+    config: RunnerConfig, hf_config: HFConfig, computing: torch.dtype, device: torch.device
+) -> torch.dtype:
+    """The checkpoint's 16 bits, as in TGI: half the bytes of float32, and finer than what became of the weights."""
+    stored = _stored_dtype(hf_config)
+    is_asked = config.dtype is not None or device.type != "cpu"
+    return computing if is_asked or stored is None else stored
 
 
 def _with_rope_overrides(config: HFConfig, runner: RunnerConfig) -> HFConfig:
