@@ -21,7 +21,7 @@ from segue.kernels.rounding import QUICK_RANGES, Rounding, rounded
 from segue.kernels.scaled_cache import CacheTensor
 
 if TYPE_CHECKING:
-    from segue.kernels.cpu.linear import PackedLinear
+    from segue.kernels.cpu.linear import Floats, PackedLinear
 
     Packed = Tensor | QuantizedWeight | PackedLinear
     """What ``pack`` gives."""
@@ -42,12 +42,12 @@ __all__ = [
 ]
 
 
-def pack(weight: Tensor | QuantizedWeight, bias: Tensor | None = None, *, gated: bool = False) -> "Packed":
+def pack(weight: "Floats | QuantizedWeight", bias: Tensor | None = None, *, gated: bool = False) -> "Packed":
     """weight [out, in] in the form that ``linear`` reads fastest on its device; ``weight`` itself where it is that.
 
     ``gated``: the outputs are gates and then as many ups.
     """
-    if weight.device.type == "cpu" and cpu.is_available():
+    if _is_native(weight):
         from segue.kernels.cpu import linear as native
 
         if not isinstance(weight, QuantizedWeight):
@@ -57,14 +57,24 @@ def pack(weight: Tensor | QuantizedWeight, bias: Tensor | None = None, *, gated:
         return native.pack_float(weight.dequantize(), bias, gated=gated)
     if isinstance(weight, QuantizedWeight):
         return weight
-    return onednn.pack(weight) if onednn.can_pack(weight) else weight
+    whole = _whole(weight)
+    return onednn.pack(whole) if onednn.can_pack(whole) else whole
 
 
-def quantize(weight: Tensor, to: Rounding, bias: Tensor | None, *, gated: bool = False) -> "Packed":
+def quantize(weight: "Floats", to: Rounding, bias: Tensor | None, *, gated: bool = False) -> "Packed":
     """weight [out, in] of floats, rounded and packed as ``pack`` does."""
-    if weight.device.type == "cpu" and cpu.is_available():
+    if _is_native(weight):
         return native_quantized.pack_rounded(weight, to, bias, gated=gated)
-    return rounded(weight, to, ranges=QUICK_RANGES)
+    return rounded(_whole(weight), to, ranges=QUICK_RANGES)
+
+
+def _is_native(weight: "Floats | QuantizedWeight") -> bool:
+    first = weight if isinstance(weight, Tensor | QuantizedWeight) else weight[0]
+    return first.device.type == "cpu" and cpu.is_available()
+
+
+def _whole(weight: "Floats") -> Tensor:
+    return weight if isinstance(weight, Tensor) else torch.cat(list(weight))
 
 
 def linear(x: Tensor, weight: "Packed", bias: Tensor | None, gate: str | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """Token and position embeddings, and the output head."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segue.kernels import ops
 from segue.layers.base import Layer, parameter
@@ -35,6 +35,8 @@ class OutputHead(Linear):
         is_open = self.quantized is None and self.packed is None
         for embedding in self.tied_to:
             if embedding.weight.is_meta:  # a checkpoint that kept only the head's of the two names
-                embedding.weight = self.weight
+                embedding.weight = nn.Parameter(self.weight.data.clone(), requires_grad=False)
+                if is_open:
+                    self.weight = embedding.weight
             elif is_open and (self.weight.is_meta or torch.equal(self.weight, embedding.weight)):
                 self.weight = embedding.weight

@@ -68,13 +68,17 @@ class Linear(Layer):
         if self.quantized is not None:
             self.packed, self.quantized = ops.pack(self.quantized, self.bias, gated=self.gate is not None), None
             return
-        weight = self.weight.data
+        weight = self._floats()
         if self.rounding is not None:
             self.packed = ops.quantize(weight, self.rounding, self.bias, gated=self.gate is not None)
         else:
             self.packed = ops.pack(weight, self.bias, gated=self.gate is not None)
         if self.packed is not weight:
-            self.weight = emptied(weight)
+            self.weight = emptied(self.weight)
+
+    def _floats(self) -> Tensor | list[Tensor]:
+        """The weight, or the parts that it is in one after the other, which are given up with it."""
+        return self.weight.data
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight if self.packed is None else self.packed, self.bias, self.gate)
@@ -103,6 +107,9 @@ class MergedLinear(Linear):
         super().__init__(in_features, sum(out_features), bias=bias, transposed=transposed)
         self.gate = gate if gate is None else activation_name(gate)
         self.parts, self.groups = tuple(out_features), groups
+        self.keeps_parts = False
+        """Parts of the weight stay apart, in the memory that they came in, until ``pack`` takes them from there."""
+        self._float_parts: dict[int, Tensor] = {}
         self._quantized_parts: dict[int, QuantizedWeight] = {}
         self._loaded_parts: dict[str, set[int]] = {}
 
@@ -114,13 +121,15 @@ class MergedLinear(Linear):
             return
         if self.transposed and name == "weight":
             tensor = tensor.t()
-        target = self._part_of(name, part, tensor.dtype, tensor.device)
-        if target.shape != tensor.shape:
+        expected = (self.parts[part], *self.get_parameter(name).shape[1:])
+        if tensor.shape != expected:
             raise ConfigError(
-                f"part {part} of {name} has shape {tuple(tensor.shape)} in the checkpoint, "
-                f"expected {tuple(target.shape)}"
+                f"part {part} of {name} has shape {tuple(tensor.shape)} in the checkpoint, expected {expected}"
             )
-        target.copy_(tensor)
+        if self.keeps_parts and name == "weight":
+            self._float_parts[part] = tensor
+        else:
+            self._part_of(name, part, tensor.dtype, tensor.device).copy_(tensor)
         self._loaded_parts.setdefault(name, set()).add(part)
 
     def load_quantized(self, weight: QuantizedWeight, part: int | None, dtype: torch.dtype) -> None:
@@ -143,7 +152,7 @@ class MergedLinear(Linear):
 
     def missing(self) -> list[str]:
         partly = [name for name, parts in self._loaded_parts.items() if len(parts) < len(self.parts)]
-        return super().missing() + partly
+        return [name for name in super().missing() if name != "weight" or not self._float_parts] + partly
 
     @property
     def can_pack(self) -> bool:
@@ -154,10 +163,22 @@ class MergedLinear(Linear):
         if not self._quantized_parts:
             return
         logger.warning("Parts of a merged layer are quantized differently: it runs with float weights")
+        for part, floats in self._float_parts.items():
+            self._part_of("weight", part, floats.dtype, floats.device).copy_(floats)
+        self._float_parts.clear()
         for part, weight in self._quantized_parts.items():
             target = self._part_of("weight", part, self.weight.dtype, weight.device)
             target.copy_(weight.dequantize(self.weight.dtype))
         self._quantized_parts.clear()
+
+    def pack(self) -> None:
+        super().pack()
+        self._float_parts.clear()
+
+    def _floats(self) -> Tensor | list[Tensor]:
+        if not self._float_parts:
+            return super()._floats()
+        return [self._float_parts[part] for part in range(len(self.parts))]
 
     def _part_of(self, name: str, part: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The rows of a part in the merged parameter, which gets its memory with the first."""

@@ -95,7 +95,7 @@ class BloomForCausalLM(Model):
         self.kv_layers = [KVLayerSpec(num_heads, hidden // num_heads, hidden // num_heads)] * len(self.transformer.h)
 
     def finish_loading(self) -> None:
-        give_slopes(self, self.lm_head.weight.device)
+        give_slopes(self, self.transformer.word_embeddings.weight.device)
 
     def forward(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> Tensor:
         return self.transformer(input_ids, ctx)

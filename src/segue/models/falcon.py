@@ -139,7 +139,7 @@ class FalconForCausalLM(Model):
 
     def finish_loading(self) -> None:
         if self.transformer.rotary is None:
-            give_slopes(self, self.lm_head.weight.device)
+            give_slopes(self, self.transformer.word_embeddings.weight.device)
 
     def forward(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> Tensor:
         return self.transformer(input_ids, positions, ctx)

@@ -13,7 +13,7 @@ from segue.kernels import cpu
 from segue.kernels.quantized import QuantizedWeight
 from segue.layers.base import Layer, emptied
 from segue.layers.embedding import Embedding, OutputHead
-from segue.layers.linear import Linear
+from segue.layers.linear import Linear, MergedLinear
 from segue.models.base import Model
 from segue.models.weight_cache import WeightCache, cache_key
 from segue.models.weight_files import tensor_names, tensors_of, weight_files
@@ -105,6 +105,8 @@ class _Loading:
         self.cached: set[Linear] = set()
         self.layers = {name: module for name, module in model.named_modules() if isinstance(module, Layer)}
         for layer in self.layers.values():
+            if isinstance(layer, MergedLinear):
+                layer.keeps_parts = self.is_native
             if isinstance(layer, Linear) and quantization is not None:
                 is_head = isinstance(layer, OutputHead)
                 layer.rounding = quantization.head_rounding if is_head else quantization.rounding(layer.weight.shape[1])
@@ -138,8 +140,8 @@ class _Loading:
         owner = None if self.stored is None else self.stored.split(name)
         target = name if owner is None else f"{owner[0]}.weight"
         layer, _, leaf = _target(self.model, _renamed(self.model, target))
-        is_tied = isinstance(layer, OutputHead) and layer.tied_to  # may be the only one that has the embeddings
-        return leaf != "weight" or layer not in self.cached or bool(is_tied)
+        # A tied head's may be the only one that has the embeddings.
+        return leaf != "weight" or layer not in self.cached or _is_tied(layer)
 
     def _linears(self) -> Iterator[tuple[str, Linear]]:
         for name, layer in self.layers.items():
@@ -174,9 +176,11 @@ class _Loading:
     def _as_needed(self, layer: Layer, leaf: str, tensor: Tensor, part: int | None) -> Tensor:
         """On the device, in the dtype that the layer is to have it in."""
         dtype = self._stored_dtype(layer, leaf, tensor)
-        is_tied = isinstance(layer, OutputHead) and layer.tied_to  # will be compared with the embeddings
-        if leaf == "weight" and isinstance(layer, Linear) and layer.rounding is not None and not is_tied:
-            return tensor.to(device=self.device, dtype=tensor.dtype if tensor.dtype in _FLOATS else dtype)
+        if leaf == "weight" and isinstance(layer, Linear):
+            if layer.rounding is not None and not _is_tied(layer):
+                return tensor.to(device=self.device, dtype=tensor.dtype if tensor.dtype in _FLOATS else dtype)
+            if self.is_native:  # packed from where it is
+                return tensor.to(dtype)
         if part is None:
             # A copy of its own: aligned memory, and the file's pages can go.
             return tensor.to(device=self.device, dtype=dtype, copy=True)
@@ -192,10 +196,11 @@ class _Loading:
         return tensor.dtype if self.dtype == torch.float32 and tensor.dtype in _FLOATS else self.dtype
 
     def _pack_if_complete(self, layer: Layer) -> None:
-        """A weight in few bits is packed at once, so that at most one layer's floats or codes are in memory."""
-        if isinstance(layer, OutputHead) and layer.tied_to:
+        """Layers that are packed, in floats or in few bits, are so at once: at most one layer's floats or codes, or
+        pages of the file, are in memory."""
+        if not isinstance(layer, Linear) or _is_tied(layer) or not layer.can_pack:
             return
-        if isinstance(layer, Linear) and (layer.rounding or layer.quantized) is not None and layer.can_pack:
+        if self.is_native or (layer.rounding or layer.quantized) is not None:
             self._pack(layer)
 
     def _pack(self, layer: Layer) -> None:
@@ -217,6 +222,11 @@ class _Loading:
             logger.warning(
                 "%d tensors of the checkpoint were not used, e.g. %s", len(self.unexpected), self.unexpected[0]
             )
+
+
+def _is_tied(layer: Layer | None) -> bool:
+    """Whether its weight is to be compared with the embeddings, or to be theirs."""
+    return isinstance(layer, OutputHead) and bool(layer.tied_to)
 
 
 def _renamed(model: Model, name: str) -> str:

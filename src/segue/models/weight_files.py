@@ -1,6 +1,7 @@
 """A checkpoint's files and the tensors in them: safetensors by memory map, ``.bin`` without running pickled code."""
 
 import json
+import mmap
 import pickle
 from collections.abc import Callable, Iterator
 from io import FileIO
@@ -67,7 +68,7 @@ def tensor_names(file: Path) -> list[str]:
 
 
 def tensors_of(file: Path, is_wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) one by one, of those whose names are wanted, each in memory of its own.
+    """(name, tensor) one by one, of those whose names are wanted. Tensors of safetensors are the file's pages, mapped.
 
     Raises ConfigError when the file is damaged, or holds pickled code.
     """
@@ -81,31 +82,33 @@ def tensors_of(file: Path, is_wanted: Callable[[str], bool] = lambda name: True)
 
 
 def _read_safetensors(file: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors in the order of the file. They are read, not mapped: a map's pages stay in memory until the last tensor,
-    which made the peak that of the whole file and the model."""
+    """Tensors in the order of the file, each in a map of its own: a map of the whole file would keep all of its pages
+    until the last tensor is given up."""
     with safe_open(file, framework="pt") as checked, file.open("rb", buffering=0) as handle:
         length = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(length))
         entries = [(name, header[name]) for name in checked.keys() if is_wanted(name)]  # noqa: SIM118 - not a dict
-        for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
+        entries.sort(key=lambda item: item[1]["data_offsets"])
+        for name, entry in entries:
             dtype = _DTYPES.get(entry["dtype"])
-            if dtype is None:
-                yield name, checked.get_tensor(name)
-                continue
             start, stop = entry["data_offsets"]
-            data = torch.empty(stop - start, dtype=torch.uint8)
-            handle.seek(8 + length + start)
-            _fill(handle, data.numpy().data)
-            yield name, data.view(dtype).view(entry["shape"])
+            if dtype is None or start == stop:
+                yield name, checked.get_tensor(name)
+            else:
+                yield name, _mapped(handle, 8 + length + start, stop - start, dtype).view(entry["shape"])
 
 
-def _fill(handle: FileIO, memory: memoryview) -> None:
-    """One read gives at most 2 GiB."""
-    while memory:
-        count = handle.readinto(memory)
-        if not count:
-            raise EOFError("it is shorter than its header says")
-        memory = memory[count:]
+def _mapped(handle: FileIO, start: int, size: int, dtype: torch.dtype) -> Tensor:
+    """Its memory is the file's until somebody writes to it. Raises EOFError."""
+    before = start % mmap.ALLOCATIONGRANULARITY
+    try:
+        pages = mmap.mmap(handle.fileno(), before + size, access=mmap.ACCESS_COPY, offset=start - before)
+    except ValueError as error:
+        raise EOFError("it is shorter than its header says") from error
+    data = torch.frombuffer(pages, dtype=torch.uint8, count=size, offset=before)
+    if data.data_ptr() % dtype.itemsize:
+        data = data.clone()
+    return data.view(dtype)
 
 
 def _damaged(file: Path, error: Exception) -> ConfigError:

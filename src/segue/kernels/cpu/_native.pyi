@@ -6,6 +6,9 @@ def use_isa(name: str) -> None: ...
 def num_threads() -> int: ...
 def set_num_threads(count: int, pinned: bool = False) -> None: ...
 
+_Part = tuple[int, str, int, int]
+"""Rows of a weight: their address, their kind, the elements between them, their number."""
+
 class PackedLinear:
     """Exports its bytes as a read-only buffer, which ``from_buffer`` takes without a copy at a multiple of 64 bytes."""
 
@@ -14,14 +17,12 @@ class PackedLinear:
     def from_buffer(buffer: object) -> PackedLinear: ...
     @staticmethod
     def pack_float(
-        kind: str, weight: int, dtype: str, stride: int, n: int, k: int, bias: int = 0, gated: bool = False
+        kind: str, parts: list[_Part], n: int, k: int, bias: int = 0, gated: bool = False
     ) -> PackedLinear: ...
     @staticmethod
     def quantize(
         kind: str,
-        weight: int,
-        dtype: str,
-        stride: int,
+        parts: list[_Part],
         n: int,
         k: int,
         group: int = 0,

@@ -2,12 +2,16 @@
 // over tensors' data_ptr(), and the wrapper linear.py checks shapes.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <cstdlib>
 #include <map>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "bind.h"
 #include "kernels.h"
@@ -65,13 +69,27 @@ WeightKind float_kind(const std::string& name) {
     return kind;
 }
 
-Packed bind_pack_float(const std::string& kind, uintptr_t weight, const std::string& dtype, int64_t stride, int64_t n,
-                       int64_t k, uintptr_t bias, bool gated) {
+// (address, kind, elements between rows, rows) of each part.
+using PartsGiven = std::vector<std::tuple<uintptr_t, std::string, int64_t, int64_t>>;
+
+FloatParts parts_of(const PartsGiven& given, int64_t n) {
+    FloatParts parts;
+    int64_t rows = 0;
+    for (const auto& [address, kind, stride, count] : given) {
+        parts.push_back({at<const void>(address), float_kind(kind), stride, count});
+        rows += count;
+    }
+    if (rows != n) throw std::invalid_argument("the parts' rows are not the weight's");
+    return parts;
+}
+
+Packed bind_pack_float(const std::string& kind, const PartsGiven& weight, int64_t n, int64_t k, uintptr_t bias,
+                       bool gated) {
     check_shape(n, k, gated);
-    FloatMatrix matrix{at<const void>(weight), float_kind(dtype), stride};
+    FloatParts parts = parts_of(weight, n);
     WeightKind to = float_kind(kind);
     nb::gil_scoped_release released;
-    return pack_float(to, matrix, n, k, at<const float>(bias), gated);
+    return pack_float(to, parts, n, k, at<const float>(bias), gated);
 }
 
 IntFormat int_format(const std::string& kind, int64_t group, int64_t k, uintptr_t table) {
@@ -84,14 +102,14 @@ IntFormat int_format(const std::string& kind, int64_t group, int64_t k, uintptr_
 
 bool is_4_bits(WeightKind kind) { return kind == WeightKind::i4 || kind == WeightKind::i4w; }
 
-Packed bind_quantize(const std::string& kind, uintptr_t weight, const std::string& dtype, int64_t stride, int64_t n,
-                     int64_t k, int64_t group, bool has_zeros, uintptr_t table, uintptr_t bias, bool gated) {
+Packed bind_quantize(const std::string& kind, const PartsGiven& weight, int64_t n, int64_t k, int64_t group,
+                     bool has_zeros, uintptr_t table, uintptr_t bias, bool gated) {
     check_shape(n, k, gated);
     IntFormat format = int_format(kind, group, k, table);
     if (has_zeros && (table || !is_4_bits(format.kind))) throw std::invalid_argument("zero points are of 4-bit codes");
-    FloatMatrix matrix{at<const void>(weight), float_kind(dtype), stride};
+    FloatParts parts = parts_of(weight, n);
     nb::gil_scoped_release released;
-    return quantize_linear(format, matrix, n, k, has_zeros, at<const float>(bias), gated);
+    return quantize_linear(format, parts, n, k, has_zeros, at<const float>(bias), gated);
 }
 
 Packed bind_pack_codes(const std::string& kind, uintptr_t codes, uintptr_t scales, uintptr_t zeros, int64_t n, int64_t k,
@@ -173,11 +191,11 @@ Activation activation_named(const std::string& name) { return named(activations,
 void bind_linear(nb::module_& module) {
     nb::class_<Packed>(module, "PackedLinear", nb::type_slots(buffer_slots))
         .def_static("from_buffer", &bind_from_buffer, nb::arg("buffer"))
-        .def_static("pack_float", &bind_pack_float, nb::arg("kind"), nb::arg("weight"), nb::arg("dtype"),
-                    nb::arg("stride"), nb::arg("n"), nb::arg("k"), nb::arg("bias") = 0, nb::arg("gated") = false)
-        .def_static("quantize", &bind_quantize, nb::arg("kind"), nb::arg("weight"), nb::arg("dtype"), nb::arg("stride"),
-                    nb::arg("n"), nb::arg("k"), nb::arg("group") = 0, nb::arg("has_zeros") = false,
-                    nb::arg("table") = 0, nb::arg("bias") = 0, nb::arg("gated") = false)
+        .def_static("pack_float", &bind_pack_float, nb::arg("kind"), nb::arg("parts"), nb::arg("n"), nb::arg("k"),
+                    nb::arg("bias") = 0, nb::arg("gated") = false)
+        .def_static("quantize", &bind_quantize, nb::arg("kind"), nb::arg("parts"), nb::arg("n"), nb::arg("k"),
+                    nb::arg("group") = 0, nb::arg("has_zeros") = false, nb::arg("table") = 0, nb::arg("bias") = 0,
+                    nb::arg("gated") = false)
         .def_static("pack_codes", &bind_pack_codes, nb::arg("kind"), nb::arg("codes"), nb::arg("scales"),
                     nb::arg("zeros"), nb::arg("n"), nb::arg("k"), nb::arg("group") = 0, nb::arg("table") = 0,
                     nb::arg("permutation") = 0, nb::arg("bias") = 0, nb::arg("gated") = false)

@@ -9,7 +9,18 @@ from torch import Tensor
 from segue.kernels.cpu import _native
 from segue.kernels.cpu._native import PackedLinear
 
-__all__ = ["FP4", "NF4", "FloatKind", "IntKind", "PackedLinear", "linear", "pack_codes", "pack_float", "quantize"]
+__all__ = [
+    "FP4",
+    "NF4",
+    "FloatKind",
+    "Floats",
+    "IntKind",
+    "PackedLinear",
+    "linear",
+    "pack_codes",
+    "pack_float",
+    "quantize",
+]
 
 FloatKind = Literal["f32", "f16", "bf16"]
 
@@ -32,24 +43,27 @@ FP4: tuple[float, ...] = (*_FP4_SIZES, *(-size for size in _FP4_SIZES))
 _KINDS: dict[torch.dtype, FloatKind] = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 
+Floats = Tensor | Sequence[Tensor]
+"""A weight [n, k] float32, float16 or bfloat16, or the parts that its rows are, one after the other."""
+
+
 def pack_float(
-    weight: Tensor, bias: Tensor | None = None, *, kind: FloatKind | None = None, gated: bool = False
+    weight: Floats, bias: Tensor | None = None, *, kind: FloatKind | None = None, gated: bool = False
 ) -> PackedLinear:
-    """weight [n, k] float32, float16 or bfloat16, stored as ``kind`` (its own by default), and bias [n].
+    """weight [n, k], stored as ``kind`` (by default that of the weight, or of its first part), and bias [n].
 
     ``gated``: the first n/2 outputs are gates and the others their ups; products are act(gate) * up, [rows, n/2].
     """
-    weight = _checked(weight)
-    n, k = weight.shape
+    parts = _checked_parts(weight)
+    n, k = sum(part.shape[0] for part in parts), parts[0].shape[1]
     biases = _floats(bias, (n,))
-    dtype = _KINDS[weight.dtype]
     return PackedLinear.pack_float(
-        kind or dtype, weight.data_ptr(), dtype, weight.stride(0), n, k, _address(biases), gated
+        kind or _KINDS[parts[0].dtype], [_part(part) for part in parts], n, k, _address(biases), gated
     )
 
 
 def quantize(
-    weight: Tensor,
+    weight: Floats,
     kind: IntKind,
     *,
     group: int = 0,
@@ -58,27 +72,17 @@ def quantize(
     bias: Tensor | None = None,
     gated: bool = False,
 ) -> PackedLinear:
-    """weight [n, k] floats, rounded to integers with one scale for each ``group`` inputs of an output (0: all).
+    """weight [n, k], rounded to integers with one scale for each ``group`` inputs of an output (0: all).
 
     ``has_zeros`` (4 bits): with a zero point a group, for weights that are not centred. ``table`` (i4w): the 16 values
     that codes stand for, from -1 to 1. Scales of 4-bit weights are rounded to 16 bits.
     """
-    weight = _checked(weight)
-    n, k = weight.shape
+    parts = _checked_parts(weight)
+    n, k = sum(part.shape[0] for part in parts), parts[0].shape[1]
     biases = _floats(bias, (n,))
     values = _floats(None if table is None else torch.tensor(table), (16,))
     return PackedLinear.quantize(
-        kind,
-        weight.data_ptr(),
-        _KINDS[weight.dtype],
-        weight.stride(0),
-        n,
-        k,
-        group,
-        has_zeros,
-        _address(values),
-        _address(biases),
-        gated,
+        kind, [_part(part) for part in parts], n, k, group, has_zeros, _address(values), _address(biases), gated
     )
 
 
@@ -163,11 +167,18 @@ def linear(
     return out
 
 
-def _checked(weight: Tensor) -> Tensor:
-    """The weight with rows that are contiguous."""
-    if weight.dim() != 2 or weight.dtype not in _KINDS or weight.device.type != "cpu":
-        raise ValueError(f"a weight of shape {tuple(weight.shape)}, {weight.dtype}, on {weight.device}")
-    return weight if weight.stride(1) == 1 else weight.contiguous()
+def _checked_parts(weight: Floats) -> list[Tensor]:
+    """The weight's parts, with rows that are contiguous."""
+    parts = [weight] if isinstance(weight, Tensor) else list(weight)
+    for part in parts:
+        wrong = part.dim() != 2 or part.dtype not in _KINDS or part.device.type != "cpu"
+        if wrong or part.shape[1] != parts[0].shape[1]:
+            raise ValueError(f"a weight of shape {tuple(part.shape)}, {part.dtype}, on {part.device}")
+    return [part if part.stride(1) == 1 else part.contiguous() for part in parts]
+
+
+def _part(tensor: Tensor) -> tuple[int, str, int, int]:
+    return tensor.data_ptr(), _KINDS[tensor.dtype], tensor.stride(0), tensor.shape[0]
 
 
 def _floats(values: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:

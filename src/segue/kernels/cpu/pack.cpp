@@ -53,17 +53,30 @@ uint16_t f16_of(float x) {
     return static_cast<uint16_t>(sign | ((magnitude + 0xfff + ((magnitude >> 13) & 1) - (112u << 23)) >> 13));
 }
 
-void read_floats(const FloatMatrix& from, int64_t row, int64_t begin, int64_t count, float* to) {
-    int64_t offset = row * from.stride + begin;
-    if (from.kind == WeightKind::f32) {
-        std::memcpy(to, static_cast<const float*>(from.data) + offset, static_cast<size_t>(count) * sizeof *to);
+struct Row {
+    const std::byte* data;
+    WeightKind kind;
+};
+
+size_t size_of(WeightKind kind) { return kind == WeightKind::f32 ? 4 : 2; }
+
+Row row_in(const FloatParts& parts, int64_t row) {
+    const FloatMatrix* part = parts.data();
+    for (; row >= part->rows; ++part) row -= part->rows;
+    return {static_cast<const std::byte*>(part->data) + static_cast<size_t>(row * part->stride) * size_of(part->kind),
+            part->kind};
+}
+
+void read_floats(const Row& row, int64_t begin, int64_t count, float* to) {
+    const std::byte* from = row.data + static_cast<size_t>(begin) * size_of(row.kind);
+    if (row.kind == WeightKind::f32) {
+        std::memcpy(to, from, static_cast<size_t>(count) * sizeof *to);
         return;
     }
-    const uint16_t* halves = static_cast<const uint16_t*>(from.data) + offset;
-    if (from.kind == WeightKind::bf16)
-        for (int64_t i = 0; i < count; ++i) to[i] = float_of_bf16(halves[i]);
-    else
-        for (int64_t i = 0; i < count; ++i) to[i] = float_of_f16(halves[i]);
+    uint16_t halves[16];
+    std::memcpy(halves, from, static_cast<size_t>(count) * sizeof *halves);
+    for (int64_t i = 0; i < count; ++i)
+        to[i] = row.kind == WeightKind::bf16 ? float_of_bf16(halves[i]) : float_of_f16(halves[i]);
 }
 
 template <class T, class Convert>
@@ -80,8 +93,11 @@ int64_t row_of(const Linear& linear, int64_t panel, int64_t lane) {
     return lane < width ? output : output + linear.outputs();
 }
 
+// How far ahead of their use rows are fetched: processors follow fewer streams than a panel has rows.
+constexpr size_t prefetch_bytes = 512;
+
 // Eight rows of eight halves to columns, by words of 2, 4 and 8 bytes: a copy number by number took four times as long.
-void transpose_halves(const uint16_t* const* rows, int64_t at, uint16_t* to) {
+void transpose_halves(const std::byte* const* rows, size_t at, uint16_t* to) {
     using Halves = uint16_t __attribute__((vector_size(16)));
     Halves x[8], y[8];
     for (int i = 0; i < 8; ++i) std::memcpy(&x[i], rows[i] + at, sizeof x[i]);
@@ -100,35 +116,74 @@ void transpose_halves(const uint16_t* const* rows, int64_t at, uint16_t* to) {
     for (int i = 0; i < 8; ++i) std::memcpy(to + i * panel_width, &y[i], sizeof y[i]);
 }
 
-// A whole panel of halves that stay as they are; false where it has rows to fill up, or inputs that are no eight.
-bool copy_halves_panel(const Linear& linear, const FloatMatrix& weight, int64_t panel) {
-    if (linear.kind != weight.kind || linear.kind == WeightKind::f32 || linear.k % 8 != 0) return false;
-    const uint16_t* rows[panel_width];
+// Alike: four rows of four words.
+void transpose_words(const std::byte* const* rows, size_t at, uint32_t* to) {
+    using Words = uint32_t __attribute__((vector_size(16)));
+    Words x[4], y[4];
+    for (int i = 0; i < 4; ++i) std::memcpy(&x[i], rows[i] + at, sizeof x[i]);
+    for (int i = 0; i < 2; ++i) {
+        y[2 * i] = __builtin_shuffle(x[i], x[i + 2], Words{0, 4, 1, 5});
+        y[2 * i + 1] = __builtin_shuffle(x[i], x[i + 2], Words{2, 6, 3, 7});
+    }
+    for (int i = 0; i < 2; ++i) {
+        x[2 * i] = __builtin_shuffle(y[i], y[i + 2], Words{0, 4, 1, 5});
+        x[2 * i + 1] = __builtin_shuffle(y[i], y[i + 2], Words{2, 6, 3, 7});
+    }
+    for (int i = 0; i < 4; ++i) std::memcpy(to + i * panel_width, &x[i], sizeof x[i]);
+}
+
+// A panel's rows [panel_width][count] → [count][panel_width], T of 4 or 2 bytes. All of a cache line at once: lines of
+// rows that are 4096 bytes apart would push each other out before the next part.
+template <class T>
+void transpose_panel(const std::byte* const* rows, int64_t count, T* to) {
+    constexpr int64_t tile = 16 / sizeof(T), line = 64 / sizeof(T);
+    const int64_t whole = count / tile * tile;
+    for (int64_t i = 0; i < whole; i += line)
+        for (int64_t lane = 0; lane < panel_width; lane += tile) {
+            for (int64_t r = 0; r < tile; ++r)
+                __builtin_prefetch(rows[lane + r] + static_cast<size_t>(i) * sizeof(T) + prefetch_bytes);
+            for (int64_t j = i; j < std::min(i + line, whole); j += tile) {
+                const size_t at = static_cast<size_t>(j) * sizeof(T);
+                if constexpr (sizeof(T) == 4)
+                    transpose_words(rows + lane, at, to + j * panel_width + lane);
+                else
+                    transpose_halves(rows + lane, at, to + j * panel_width + lane);
+            }
+        }
+    for (int64_t i = whole; i < count; ++i)
+        for (int64_t lane = 0; lane < panel_width; ++lane)
+            std::memcpy(to + i * panel_width + lane, rows[lane] + static_cast<size_t>(i) * sizeof(T), sizeof(T));
+}
+
+// A whole panel of numbers that stay as they are; false where it has rows to fill up, or rows of another kind.
+bool copy_panel(const Linear& linear, const FloatParts& weight, int64_t panel) {
+    const std::byte* rows[panel_width];
     for (int64_t lane = 0; lane < panel_width; ++lane) {
         int64_t row = row_of(linear, panel, lane);
         if (row < 0) return false;
-        rows[lane] = static_cast<const uint16_t*>(weight.data) + row * weight.stride;
+        Row found = row_in(weight, row);
+        if (found.kind != linear.kind) return false;
+        rows[lane] = found.data;
     }
-    uint16_t* to = reinterpret_cast<uint16_t*>(writable(linear.data)) + panel * linear.k * panel_width;
-    // All of a cache line at once: lines of rows that are 4096 bytes apart would push each other out before the next part.
-    for (int64_t i = 0; i < linear.k; i += 32)
-        for (int64_t lane = 0; lane < panel_width; lane += 8)
-            for (int64_t j = i; j < std::min(i + 32, linear.k); j += 8)
-                transpose_halves(rows + lane, j, to + j * panel_width + lane);
+    std::byte* to = writable(linear.data) + static_cast<size_t>(panel * linear.k * panel_width) * size_of(linear.kind);
+    if (linear.kind == WeightKind::f32)
+        transpose_panel(rows, linear.k, reinterpret_cast<uint32_t*>(to));
+    else
+        transpose_panel(rows, linear.k, reinterpret_cast<uint16_t*>(to));
     return true;
 }
 
-void pack_float_panel(const Linear& linear, const FloatMatrix& weight, int64_t panel) {
-    if (copy_halves_panel(linear, weight, panel)) return;
+void pack_float_panel(const Linear& linear, const FloatParts& weight, int64_t panel) {
+    if (copy_panel(linear, weight, panel)) return;
     const int64_t k = linear.k;
-    const size_t size = linear.kind == WeightKind::f32 ? 4 : 2;
+    const size_t size = size_of(linear.kind);
     std::byte* to = writable(linear.data) + static_cast<size_t>(panel * k * panel_width) * size;
     float block[panel_width][16] = {};
     for (int64_t i = 0; i < k; i += 16, to += 16 * panel_width * size) {
         int64_t count = std::min<int64_t>(16, k - i);
         for (int64_t lane = 0; lane < panel_width; ++lane) {
             int64_t row = row_of(linear, panel, lane);
-            if (row >= 0) read_floats(weight, row, i, count, block[lane]);
+            if (row >= 0) read_floats(row_in(weight, row), i, count, block[lane]);
         }
         if (linear.kind == WeightKind::f32)
             write_transposed<float>(block, count, to, [](float x) { return x; });
@@ -167,36 +222,55 @@ bool fit_halves(const float* scales, int64_t count) {
     return true;
 }
 
-uint32_t word8(const uint8_t* codes, int64_t count) {
-    uint32_t word = 0;
-    std::memcpy(&word, codes, count < 4 ? static_cast<size_t>(count) : 4);
-    return word ^ 0x80808080;
-}
-
-uint32_t word4(const uint8_t* codes, int64_t count) {
-    uint32_t halves[2] = {0, 0};
-    std::memcpy(halves, codes, count < 8 ? static_cast<size_t>(count) : 8);
-    return halves[0] | halves[1] << 4;
-}
-
-// Inputs are filled up with codes of any value: activations are 0 there.
-template <int inputs, class Word>
-void pack_words(const Linear& linear, const uint8_t* codes, int64_t panel, Word word_of) {
-    constexpr int64_t block = 64;  // words of all lanes that stay in the first-level cache
-    const int64_t words = (linear.k + inputs - 1) / inputs, whole = linear.k / inputs;
-    uint32_t* to = reinterpret_cast<uint32_t*>(writable(linear.data)) + panel * words * panel_width;
-    for (int64_t first = 0; first < words; first += block)
-        for (int64_t lane = 0; lane < panel_width; ++lane) {
-            const int64_t row = row_of(linear, panel, lane);
-            if (row < 0) continue;
-            const uint8_t* from = codes + row * linear.k;
-            int64_t word = first;
-            for (; word < std::min(first + block, whole); ++word)
-                to[word * panel_width + lane] = word_of(from + word * inputs, inputs);
-            for (; word < std::min(first + block, words); ++word)
-                to[word * panel_width + lane] = word_of(from + word * inputs, linear.k - word * inputs);
+// A row's codes → words as the kernels read them. Inputs are filled up with codes of any value: activations are 0 there.
+void to_words(const uint8_t* codes, int64_t k, bool is8, uint32_t* words) {
+    if (is8) {
+        for (int64_t i = 0; i < k / 4; ++i) {
+            std::memcpy(words + i, codes + 4 * i, 4);
+            words[i] ^= 0x80808080;
         }
+        if (k % 4 != 0) {
+            uint32_t last = 0;
+            std::memcpy(&last, codes + k / 4 * 4, static_cast<size_t>(k % 4));
+            words[k / 4] = last ^ 0x80808080;
+        }
+        return;
+    }
+    for (int64_t i = 0; i < (k + 7) / 8; ++i) {
+        uint32_t halves[2] = {0, 0};
+        std::memcpy(halves, codes + 8 * i, static_cast<size_t>(std::min<int64_t>(8, k - 8 * i)));
+        words[i] = halves[0] | halves[1] << 4;
+    }
 }
+
+// Room for one panel's words, row by row, on one thread.
+class PanelWords {
+  public:
+    PanelWords(const Linear& linear, bool is8)
+        : linear_(linear),
+          is8_(is8),
+          words_(is8 ? (linear.k + 3) / 4 : (linear.k + 7) / 8),
+          stride_((words_ + 15) / 16 * 16 + 16),  // no power of two: rows would share their places in the cache
+          memory_(static_cast<size_t>(stride_ * panel_width)) {
+        for (int64_t lane = 0; lane < panel_width; ++lane) rows_[lane] = reinterpret_cast<std::byte*>(row(lane));
+    }
+
+    void fill(int64_t lane, const uint8_t* codes) { to_words(codes, linear_.k, is8_, row(lane)); }
+    void clear(int64_t lane) { std::fill_n(row(lane), words_, 0u); }
+    void write(int64_t panel) const {
+        uint32_t* to = reinterpret_cast<uint32_t*>(writable(linear_.data)) + panel * words_ * panel_width;
+        transpose_panel(rows_, words_, to);
+    }
+
+  private:
+    uint32_t* row(int64_t lane) { return memory_.data() + lane * stride_; }
+
+    const Linear& linear_;
+    const bool is8_;
+    const int64_t words_, stride_;
+    std::vector<uint32_t> memory_;
+    const std::byte* rows_[panel_width];
+};
 
 void pack_scales(const Linear& linear, const Codes& codes, int64_t panel) {
     const int64_t groups = linear.groups();
@@ -214,12 +288,68 @@ void pack_scales(const Linear& linear, const Codes& codes, int64_t panel) {
     }
 }
 
+// What integers of [n, k] with scales of 32 or 16 bits take.
+BlobSizes int_sizes(const IntFormat& format, int64_t n, int64_t k, bool has_zeros, bool has_bias, bool gated,
+                    bool are_halves) {
+    const size_t outputs = padded_outputs(n, gated);
+    const int64_t group = group_of(format, k);
+    const size_t num_scales = outputs * static_cast<size_t>((k + group - 1) / group);
+    BlobSizes sizes;
+    sizes.data = outputs * static_cast<size_t>(has_8_bits(format.kind) ? (k + 3) / 4 : (k + 7) / 8) * 4;
+    sizes.scales = are_halves ? 0 : num_scales * sizeof(float);
+    sizes.half_scales = are_halves ? num_scales * sizeof(uint16_t) : 0;
+    sizes.zeros = has_zeros ? num_scales : 0;
+    sizes.table = format.table ? 16 * sizeof(float) : 0;
+    sizes.bias = has_bias ? outputs * sizeof(float) : 0;
+    return sizes;
+}
+
+// All but the codes themselves.
+void pack_rest(const Linear& linear, const IntFormat& format, const Codes& codes, const float* bias) {
+    Team::get().run([&](const Slice& slice) {
+        Range part = slice.part(linear.panels());
+        for (int64_t panel = part.begin; panel < part.end; ++panel) pack_scales(linear, codes, panel);
+    });
+    pack_bias(linear, bias);
+    if (format.table) std::memcpy(writable(linear.table), format.table, 16 * sizeof(float));
+}
+
+// Rounds the rows of panels, and packs each panel while its codes are in the cache.
+void quantize_panels(const Linear& linear, const QuantizeCall& to_all, const FloatParts& weight, const Slice& slice) {
+    const int64_t groups = linear.groups();
+    const auto quantize_row = kernels().linear.quantize_row;
+    std::vector<float> buffer(static_cast<size_t>(std::min(to_all.k, to_all.group) + 16));
+    std::vector<uint8_t> codes(static_cast<size_t>(to_all.k));
+    PanelWords words(linear, to_all.bits == 8);
+    Range part = slice.part(linear.panels());
+    for (int64_t panel = part.begin; panel < part.end; ++panel) {
+        for (int64_t lane = 0; lane < panel_width; ++lane) {
+            const int64_t row = row_of(linear, panel, lane);
+            if (row < 0) {
+                words.clear(lane);
+                continue;
+            }
+            const Row from = row_in(weight, row);
+            QuantizeCall call = to_all;
+            call.row = from.data;
+            call.kind = from.kind;
+            call.buffer = buffer.data();
+            call.codes = codes.data();
+            call.scales += row * groups;
+            if (call.zeros != nullptr) call.zeros += row * groups;
+            quantize_row(call);
+            words.fill(lane, codes.data());
+        }
+        words.write(panel);
+    }
+}
+
 }  // namespace
 
-Packed pack_float(WeightKind kind, FloatMatrix weight, int64_t n, int64_t k, const float* bias, bool gated) {
+Packed pack_float(WeightKind kind, const FloatParts& weight, int64_t n, int64_t k, const float* bias, bool gated) {
     size_t outputs = padded_outputs(n, gated);
     BlobSizes sizes;
-    sizes.data = outputs * static_cast<size_t>(k) * (kind == WeightKind::f32 ? 4 : 2);
+    sizes.data = outputs * static_cast<size_t>(k) * size_of(kind);
     sizes.bias = bias ? outputs * sizeof(float) : 0;
     Packed packed = new_blob(kind, n, k, 0, gated, sizes);
     Team::get().run([&](const Slice& slice) {
@@ -231,65 +361,61 @@ Packed pack_float(WeightKind kind, FloatMatrix weight, int64_t n, int64_t k, con
 }
 
 Packed pack_codes(const IntFormat& format, const Codes& codes, int64_t n, int64_t k, const float* bias, bool gated) {
-    const bool is8 = has_8_bits(format.kind);
-    const size_t outputs = padded_outputs(n, gated);
     const int64_t group = group_of(format, k), groups = (k + group - 1) / group;
-    const size_t num_scales = outputs * static_cast<size_t>(groups);
     const bool are_halves = fit_halves(codes.scales, n * groups);
-    BlobSizes sizes;
-    sizes.data = outputs * static_cast<size_t>(is8 ? (k + 3) / 4 : (k + 7) / 8) * 4;
-    sizes.scales = are_halves ? 0 : num_scales * sizeof(float);
-    sizes.half_scales = are_halves ? num_scales * sizeof(uint16_t) : 0;
-    sizes.zeros = codes.zeros ? num_scales : 0;
-    sizes.table = format.table ? 16 * sizeof(float) : 0;
-    sizes.bias = bias ? outputs * sizeof(float) : 0;
+    BlobSizes sizes = int_sizes(format, n, k, codes.zeros != nullptr, bias != nullptr, gated, are_halves);
     sizes.permutation = codes.permutation ? static_cast<size_t>(k) * sizeof(int32_t) : 0;
     Packed packed = new_blob(format.kind, n, k, group, gated, sizes);
     const Linear& linear = packed.linear;
     Team::get().run([&](const Slice& slice) {
+        PanelWords words(linear, has_8_bits(format.kind));
         Range part = slice.part(linear.panels());
         for (int64_t panel = part.begin; panel < part.end; ++panel) {
-            if (is8)
-                pack_words<4>(linear, codes.codes, panel, word8);
-            else
-                pack_words<8>(linear, codes.codes, panel, word4);
-            pack_scales(linear, codes, panel);
+            for (int64_t lane = 0; lane < panel_width; ++lane) {
+                const int64_t row = row_of(linear, panel, lane);
+                if (row < 0)
+                    words.clear(lane);
+                else
+                    words.fill(lane, codes.codes + row * k);
+            }
+            words.write(panel);
         }
     });
-    pack_bias(linear, bias);
-    if (format.table) std::memcpy(writable(linear.table), format.table, sizes.table);
+    pack_rest(linear, format, codes, bias);
     if (codes.permutation) std::memcpy(writable(linear.permutation), codes.permutation, sizes.permutation);
     return packed;
 }
 
-Packed quantize_linear(const IntFormat& format, FloatMatrix weight, int64_t n, int64_t k, bool has_zeros,
+Packed quantize_linear(const IntFormat& format, const FloatParts& weight, int64_t n, int64_t k, bool has_zeros,
                        const float* bias, bool gated) {
     const int64_t group = group_of(format, k), groups = (k + group - 1) / group;
-    const size_t element = weight.kind == WeightKind::f32 ? 4 : 2;
-    std::unique_ptr<uint8_t[]> codes(new uint8_t[static_cast<size_t>(n * k)]);
     std::vector<float> scales(static_cast<size_t>(n * groups));
     std::vector<uint8_t> zeros(has_zeros ? scales.size() : 0);
-    const LinearKernels& functions = kernels().linear;
-    Team::get().run([&](const Slice& slice) {
-        std::vector<float> buffer(static_cast<size_t>(std::min(k, group) + 16));
-        Range part = slice.part(n);
-        for (int64_t row = part.begin; row < part.end; ++row) {
-            QuantizeCall call{};
-            call.row = static_cast<const std::byte*>(weight.data) + static_cast<size_t>(row * weight.stride) * element;
-            call.kind = weight.kind;
-            call.k = k;
-            call.group = group;
-            call.bits = has_8_bits(format.kind) ? 8 : 4;
-            call.table = format.table;
-            call.buffer = buffer.data();
-            call.codes = codes.get() + row * k;
-            call.scales = scales.data() + row * groups;
-            call.zeros = has_zeros ? zeros.data() + row * groups : nullptr;
-            functions.quantize_row(call);
-        }
-    });
-    Codes made{codes.get(), scales.data(), has_zeros ? zeros.data() : nullptr, nullptr};
-    return pack_codes(format, made, n, k, bias, gated);
+    QuantizeCall call{};
+    call.k = k;
+    call.group = group;
+    call.bits = has_8_bits(format.kind) ? 8 : 4;
+    call.table = format.table;
+    call.scales = scales.data();
+    call.zeros = has_zeros ? zeros.data() : nullptr;
+    // Rounding to 4 bits makes scales of 16 where these reach, so that their size is nearly always known before.
+    bool are_halves = call.bits == 4;
+    auto allocate = [&] {
+        BlobSizes sizes = int_sizes(format, n, k, has_zeros, bias != nullptr, gated, are_halves);
+        return new_blob(format.kind, n, k, group, gated, sizes);
+    };
+    Packed packed = allocate();
+    Team::get().run([&](const Slice& slice) { quantize_panels(packed.linear, call, weight, slice); });
+    if (fit_halves(scales.data(), n * groups) != are_halves) {
+        are_halves = !are_halves;
+        Packed other = allocate();
+        const BlobSizes sizes = int_sizes(format, n, k, has_zeros, bias != nullptr, gated, are_halves);
+        std::memcpy(writable(other.linear.data), packed.linear.data, sizes.data);
+        packed = other;
+    }
+    Codes made{nullptr, scales.data(), has_zeros ? zeros.data() : nullptr, nullptr};
+    pack_rest(packed.linear, format, made, bias);
+    return packed;
 }
 
 size_t linear_scratch_bytes(const Linear& weight, int64_t rows) {

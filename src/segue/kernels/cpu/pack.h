@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "linear.h"
 
@@ -14,7 +15,11 @@ struct FloatMatrix {
     const void* data;
     WeightKind kind;
     int64_t stride;
+    int64_t rows;
 };
+
+// Matrices of one width, of which the rows follow each other: the parts of a merged weight where a checkpoint has them.
+using FloatParts = std::vector<FloatMatrix>;
 
 // A packed weight and the bytes that it lies in.
 struct Packed {
@@ -25,7 +30,7 @@ struct Packed {
 
 // weight [n, k] → a packed one of kind f32, f16 or bf16, rounded to nearest even. `bias`: [n] or null. Where `gated`,
 // the first n/2 rows are gates and the others their ups. Uses all threads of the team. Throws std::bad_alloc.
-Packed pack_float(WeightKind kind, FloatMatrix weight, int64_t n, int64_t k, const float* bias, bool gated);
+Packed pack_float(WeightKind kind, const FloatParts& weight, int64_t n, int64_t k, const float* bias, bool gated);
 
 // How weights are integers.
 struct IntFormat {
@@ -36,7 +41,7 @@ struct IntFormat {
 
 // weight [n, k] rounded to integers here, with the least squared error of a few scales for each group. `has_zeros`:
 // with a zero point for each group of i4 and i4w.
-Packed quantize_linear(const IntFormat& format, FloatMatrix weight, int64_t n, int64_t k, bool has_zeros,
+Packed quantize_linear(const IntFormat& format, const FloatParts& weight, int64_t n, int64_t k, bool has_zeros,
                        const float* bias, bool gated);
 
 // Integers that exist already. codes: [n, k] bytes, 0 … 15 or int8; scales: [n, groups]; zeros: like scales, or null

@@ -2,14 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from segue.kernels.quantized import QuantizedWeight
 from segue.kernels.rounding import Rounding
 
 if TYPE_CHECKING:
-    from segue.kernels.cpu.linear import PackedLinear
+    from segue.kernels.cpu.linear import Floats, PackedLinear
 
 __all__ = ["can_pack", "pack", "pack_rounded"]
 
@@ -37,10 +36,8 @@ def pack(weight: QuantizedWeight, bias: Tensor | None, *, gated: bool) -> "Packe
     )
 
 
-def pack_rounded(weight: Tensor, to: Rounding, bias: Tensor | None, *, gated: bool) -> "PackedLinear":
-    """weight [n, k] float32, float16 or bfloat16 on the CPU."""
+def pack_rounded(weight: "Floats", to: Rounding, bias: Tensor | None, *, gated: bool) -> "PackedLinear":
+    """weight [n, k] on the CPU."""
     from segue.kernels.cpu.linear import quantize
 
-    assert weight.device.type == "cpu", weight.device
-    assert weight.dtype in (torch.float32, torch.float16, torch.bfloat16), weight.dtype
     return quantize(weight, to.kind, group=to.group, table=to.table, bias=bias, gated=gated)
