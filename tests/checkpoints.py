@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from segue.core.batch import ScheduledBatch, ScheduledSequence
 from segue.core.request import SamplingParams
-from segue.runner.build import build_runner
+from segue.runner.build import ModelFacts, build_runner
 from segue.runner.config import RunnerConfig
 from segue.runner.input_batch import input_batch
+from segue.runner.model_runner import ModelRunner
 
-__all__ = ["assert_runs_in_bfloat16", "edit_config", "edit_weights", "hf_logits", "logits"]
+__all__ = ["assert_runs_in_bfloat16", "edit_config", "edit_weights", "hf_logits", "loaded", "logits", "logits_of"]
 
 
 def edit_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -38,11 +39,20 @@ def hf_logits(model: Any, ids: Seq[int]) -> torch.Tensor:
 
 def logits(folder: Path, ids: Seq[int], *, dtype: str = "float32", **options: Any) -> torch.Tensor:
     """[len(ids), vocab_size] float32 by our runner, from one prefill. ``options``: more of the ``RunnerConfig``."""
-    runner, facts = build_runner(
+    return logits_of(loaded(folder, dtype=dtype, **options), ids)
+
+
+def loaded(folder: Path, *, dtype: str = "float32", **options: Any) -> tuple[ModelRunner, ModelFacts]:
+    return build_runner(
         RunnerConfig(
             model_folder=folder, dtype=dtype, device="cpu", block_size=4, max_batch_total_tokens=256, **options
         )
     )
+
+
+def logits_of(runner_and_facts: tuple[ModelRunner, ModelFacts], ids: Seq[int]) -> torch.Tensor:
+    """As ``logits``."""
+    runner, facts = runner_and_facts
     sequence = ScheduledSequence(
         seq_id=0,
         token_ids=list(ids),

@@ -346,3 +346,39 @@ def test_halves_that_are_copied_equal_those_that_are_converted(n: int, k: int, g
     kind: Any = {torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
     copied, converted = (pack_float(each, kind=kind, gated=gated) for each in (weight, weight.float()))
     assert bytes(memoryview(copied)) == bytes(memoryview(converted))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["f32", "bf16", "i8", "i4", "i4w"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_parts_are_packed_as_the_weight_that_they_make_up(kind: str, gated: bool) -> None:
+    weight, bias = numbers(1, 70, 72), numbers(2, 70)
+    parts = [weight[:33].half().float(), weight[33:34], weight[34:]]
+    apart = [parts[0].half(), parts[1], torch.cat((parts[2], parts[2]), dim=1)[:, :72]]  # another kind, another stride
+    if kind in DTYPES:
+        packed = [pack_float(w, bias, kind=kind, gated=gated) for w in (apart, torch.cat(parts))]  # type: ignore[arg-type]
+    else:
+        packed = [
+            quantize(w, kind, group=24, bias=bias, gated=gated)  # type: ignore[arg-type]
+            for w in (apart, torch.cat(parts))
+        ]
+    assert bytes(memoryview(packed[0])) == bytes(memoryview(packed[1]))  # type: ignore[arg-type]
+
+
+def test_parts_of_other_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match="a weight of shape"):
+        pack_float([numbers(1, 8, 4), numbers(1, 8, 5)])
+    with pytest.raises(ValueError, match="parts' rows"):
+        _native.PackedLinear.pack_float("f32", [(0, "f32", 4, 8)], 9, 4)
+
+
+@pytest.mark.parametrize("kind", ["i8", "i4"])
+def test_scales_have_16_bits_only_where_all_of_them_fit(kind: str) -> None:
+    """Rounding begins with the size that is likely; both layouts come out of either."""
+    few, many = torch.zeros(32, 64), torch.full((32, 64), 2.0**-30)
+    few[:, 0], many[:, 0] = 127 * 2.0**-3, 127 * 2.0**-30
+    small, large = (quantize(weight, kind, group=64) for weight in (few, many))  # type: ignore[arg-type]
+    if kind == "i8":
+        assert small.num_bytes < large.num_bytes
+    for packed, weight in ((small, few), (large, many)):
+        got = linear(torch.eye(64), packed).T
+        torch.testing.assert_close(got, weight, rtol=0.1, atol=weight.max().item() / 10)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import edit_weights, hf_logits, logits
+from checkpoints import edit_weights, hf_logits, loaded, logits, logits_of
 from parity import save_random_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
@@ -112,3 +112,26 @@ def test_an_index_that_points_outside_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_weights_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no weights"):
         weight_files(tmp_path)
+
+
+def test_tensors_may_lie_at_any_address(tmp_path: Path) -> None:
+    """Headers need not be filled up to a multiple of 8 bytes."""
+    model = save_random_model(CONFIG, tmp_path)
+    file = tmp_path / "model.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length] + b" "
+    assert len(header) % 4
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    assert torch.allclose(logits(tmp_path, IDS), hf_logits(model, IDS), atol=1e-4)
+
+
+def test_a_loaded_model_has_nothing_of_the_file_left(tmp_path: Path) -> None:
+    """Tensors are mapped while they load: who writes over the file later must not change the model."""
+    save_random_model(CONFIG, tmp_path)
+    model = loaded(tmp_path)
+    file = tmp_path / "model.safetensors"
+    before = logits_of(model, IDS)
+    with file.open("r+b") as handle:
+        handle.write(bytes(file.stat().st_size))
+    assert torch.equal(logits_of(model, IDS), before)

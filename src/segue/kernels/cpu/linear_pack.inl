@@ -36,15 +36,12 @@ static float squared_error(const float* w, int64_t vectors, const Rounding& roun
     return sum_of(sum);
 }
 
-// A scale that 16 bits hold where one is near enough.
-static float shortened(float scale) {
-    float size = scale < 0.0f ? -scale : scale;
-    if (size < 6.103515625e-5f || size > 65504.0f) return scale;
-    uint16_t half[lanes];
-    store_f16(half, broadcast(scale));
-    float whole[lanes];
-    store(whole, from_f16(half));
-    return whole[0];
+// Scales that 16 bits hold where they are near enough.
+SEGUE_INLINE f32x16 shortened(f32x16 scales) {
+    uint16_t halves[lanes];
+    store_f16(halves, scales);
+    f32x16 size = abs(scales);
+    return (size >= 6.103515625e-5f) & (size <= 65504.0f) ? from_f16(halves) : scales;
 }
 
 // The extremes of a group, zero among them.
@@ -59,29 +56,84 @@ static void extremes(const float* w, int64_t vectors, float* low, float* high) {
     *high = max_of(largest);
 }
 
-// Of a few scales around the one that just reaches the extremes, that of the least squared error.
-static Rounding best_rounding4(const float* w, int64_t vectors, bool has_zeros) {
-    float low, high;
-    extremes(w, vectors, &low, &high);
-    const float widest = has_zeros ? (high - low) / 15.0f : (high > -low ? -high : -low) / 8.0f;
-    Rounding best{};
-    float least = 0.0f;
-    for (int i = 0; i < 12; ++i) {
-        // Symmetric codes are -8 … 7: the larger extreme becomes -8, so that the scale may be negative.
-        float scale = shortened(widest * (1.1f - 0.035f * static_cast<float>(i)));
-        float zero = 8.0f;
-        if (has_zeros && scale != 0.0f) {
-            zero = static_cast<float>(static_cast<int>(-low / scale + 0.5f));
-            zero = zero > 15.0f ? 15.0f : zero;
+constexpr int num_ranges = 12;  // scales that are tried for a group, around the one that just reaches the extremes
+
+// sum_of() of each of four vectors at a time, in the same order.
+static void sums_of(const f32x16* vectors, int count, float* sums) {
+    typedef float f32x4 __attribute__((vector_size(16)));
+    typedef int32_t i32x4 __attribute__((vector_size(16)));
+    typedef float f32x8 __attribute__((vector_size(32)));
+    for (int i = 0; i < count; i += 4) {
+        f32x4 part[4];
+        for (int j = 0; j < 4; ++j) {
+            f32x8 halves[2];
+            memcpy(halves, vectors + i + j, sizeof halves);
+            halves[0] += halves[1];
+            f32x4 quarters[2];
+            memcpy(quarters, halves, sizeof quarters);
+            part[j] = quarters[0] + quarters[1];
         }
-        Rounding rounding{scale, zero, 0.0f, 15.0f};
-        float error = squared_error(w, vectors, rounding);
-        if (i == 0 || error < least) {
-            least = error;
-            best = rounding;
+        f32x4 low[2], high[2];
+        for (int j = 0; j < 2; ++j) {
+            low[j] = __builtin_shuffle(part[2 * j], part[2 * j + 1], i32x4{0, 1, 4, 5});
+            high[j] = __builtin_shuffle(part[2 * j], part[2 * j + 1], i32x4{2, 3, 6, 7});
+            low[j] += high[j];
         }
+        f32x4 total = __builtin_shuffle(low[0], low[1], i32x4{0, 2, 4, 6}) +
+                      __builtin_shuffle(low[0], low[1], i32x4{1, 3, 5, 7});
+        memcpy(sums + i, &total, sizeof total);
     }
-    return best;
+}
+
+// The squared errors of codes -8 … 7 with each scale. `count` vectors at most 8: they stay in registers.
+template <int count>
+static void symmetric_errors(const float* w, const float* scales, float* errors) {
+    f32x16 x[count], sums[num_ranges];
+    for (int i = 0; i < count; ++i) x[i] = load<f32x16>(w + i * lanes);
+    for (int range = 0; range < num_ranges; ++range) {
+        const float scale = scales[range], inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
+        f32x16 sum{};
+        for (int i = 0; i < count; ++i) {
+            f32x16 code = min(max(rounded(x[i] * inverse), broadcast(-8.0f)), broadcast(7.0f));
+            f32x16 error = code * scale - x[i];
+            sum += error * error;
+        }
+        sums[range] = sum;
+    }
+    sums_of(sums, num_ranges, errors);
+}
+
+static Rounding rounding4(const float* w, int64_t vectors, float scale, float low, bool has_zeros, float* error) {
+    float zero = 8.0f;
+    if (has_zeros && scale != 0.0f) {
+        zero = static_cast<float>(static_cast<int>(-low / scale + 0.5f));
+        zero = zero > 15.0f ? 15.0f : zero;
+    }
+    Rounding rounding{scale, zero, 0.0f, 15.0f};
+    *error = squared_error(w, vectors, rounding);
+    return rounding;
+}
+
+// Of a few scales that of the least squared error.
+static Rounding best_rounding4(const float* w, int64_t vectors, bool has_zeros) {
+    float low, high, scales[lanes], errors[num_ranges];
+    extremes(w, vectors, &low, &high);
+    // Symmetric codes are -8 … 7: the larger extreme becomes -8, so that the scale may be negative.
+    const float widest = has_zeros ? (high - low) / 15.0f : (high > -low ? -high : -low) / 8.0f;
+    // In double, rounded once, as processors that fuse multiply and add do it: the same scales on all.
+    for (int i = 0; i < lanes; ++i) scales[i] = widest * static_cast<float>(double{1.1f} - double{0.035f} * i);
+    store(scales, shortened(load<f32x16>(scales)));
+    Rounding found[num_ranges];
+    if (!has_zeros && (vectors == 2 || vectors == 4 || vectors == 8)) {
+        (vectors == 2 ? symmetric_errors<2> : vectors == 4 ? symmetric_errors<4> : symmetric_errors<8>)(w, scales, errors);
+        for (int i = 0; i < num_ranges; ++i) found[i] = {scales[i], 8.0f, 0.0f, 15.0f};
+    } else {
+        for (int i = 0; i < num_ranges; ++i) found[i] = rounding4(w, vectors, scales[i], low, has_zeros, errors + i);
+    }
+    int best = 0;
+    for (int i = 1; i < num_ranges; ++i)
+        if (errors[i] < errors[best]) best = i;
+    return found[best];
 }
 
 static Rounding rounding8(const float* w, int64_t vectors) {
@@ -109,7 +161,7 @@ static void quantize_weights(const QuantizeCall& call, const float* w, int64_t c
     if (call.table) {
         float low, high;
         extremes(w, vectors, &low, &high);
-        rounding.scale = shortened(high > -low ? high : -low);
+        rounding.scale = shortened(broadcast(high > -low ? high : -low))[0];
     } else {
         rounding = call.bits == 8 ? rounding8(w, vectors) : best_rounding4(w, vectors, call.zeros != nullptr);
     }
