@@ -87,7 +87,8 @@ class FloatPanel {
     template <int R>
     void tile(const float* x, float* sums) const {
         for (int64_t column = 0; column < panel_width; column += columns_of<R>)
-            float_tile<Weights, R>(data_ + column, x, k_, false, {at(0), 0}, sums + column);
+            float_tile<Weights, R>(data_ + column, x, k_, false, Ahead::of_panel(at(0), panel_width * sizeof(Storage)),
+                                   sums + column);
     }
 
     const std::byte* at(int64_t begin) const {

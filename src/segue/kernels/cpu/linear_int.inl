@@ -274,7 +274,7 @@ static void int_piece(const Linear& weight, const Quantized& x, Piece piece, flo
                                steps,
                                weight.zeros != nullptr,
                                in_blocks ? Ahead::of_tile(data + num_bytes, num_bytes, tile, end - begin)
-                                         : Ahead{data, 0},
+                                         : Ahead::of_panel(data, 4 * panel_width),
                                sums + offset,
                                partials + offset};
             if (expands)

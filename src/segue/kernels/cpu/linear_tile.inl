@@ -54,18 +54,26 @@ struct Blocks {
     }
 };
 
-// Lines to ask for while a tile is multiplied, one an input: the panel's next block.
+// Lines to ask for while a tile is multiplied, one or two an input: the panel's next block, or what a panel that is read
+// once holds a few inputs further on.
 struct Ahead {
     const std::byte* line;
-    int64_t step;  // 64, or 0 where there are none left
+    int64_t step;    // 64, 128 where it is two, or 0 where there are none left
+    int64_t second;  // 64 where it is two
+
+    // `input_bytes`: 64 or 128. Against the processor's own prefetching: 1.1 to 1.3 times as fast at 4 and 8 rows (Zen 5).
+    SEGUE_INLINE Ahead of_panel(const std::byte* data, int64_t input_bytes) {
+        return {data + 3072, input_bytes, input_bytes - 64};
+    }
 
     SEGUE_INLINE Ahead of_tile(const std::byte* block, int64_t num_bytes, int64_t tile, int64_t inputs) {
         int64_t at = 64 * tile * inputs;
-        return at < num_bytes ? Ahead{block + at, 64} : Ahead{block, 0};
+        return at < num_bytes ? Ahead{block + at, 64, 0} : Ahead{block, 0, 0};
     }
 
     inline void ask() {
         __builtin_prefetch(line);
+        __builtin_prefetch(line + second);
         line += step;
     }
 };
