@@ -125,45 +125,63 @@ static void with_height(int height, const Tile& tile) {
     }
 }
 
-// sums [rows of the piece][panel_width] → its outputs.
-static __attribute__((noinline)) void finish(
-    const Linear& weight, const LinearCall& call, Piece piece, Tiles tiles, const float* sums) {
-    const int64_t panel = piece.panel, first = piece.first_tile * tiles.height;
-    int64_t rows = piece.tiles * tiles.height;
-    if (rows > call.rows - first) rows = call.rows - first;
-    const int64_t width = weight.panel_outputs(), begin = panel * width;
-    const int64_t left = weight.outputs() - begin, count = left < width ? left : width;
-    const float* bias = weight.bias ? weight.bias + panel * panel_width : nullptr;
-    alignas(64) float result[panel_width];
-    for (int64_t row = first; row < first + rows; ++row, sums += panel_width) {
-        // Rows lie far apart: the processor does not guess where the next one is written.
-        constexpr int64_t rows_ahead = 6;
-        const int64_t ahead = (row + rows_ahead) * call.out_stride + begin;
-        __builtin_prefetch(call.out + ahead, 1);
-        __builtin_prefetch(call.out + ahead + width - 1, 1);
-        f32x16 v[2];
-        for (int i = 0; i < 2; ++i) {
-            v[i] = load<f32x16>(sums + lanes * i) * call.scale;
-            if (bias) v[i] = v[i] + load<f32x16>(bias + lanes * i);
-        }
-        if (call.activation != Activation::none) {
-            v[0] = activate(call.activation, v[0]);
-            if (!weight.gated) v[1] = activate(call.activation, v[1]);
-        }
-        if (weight.gated) v[0] = v[0] * v[1];
-        float* out = call.out + row * call.out_stride + begin;
-        const float* residual = call.residual ? call.residual + row * call.residual_stride + begin : nullptr;
-        if (count == width) {
-            for (int64_t i = 0; i < width / lanes; ++i) {
-                if (residual) v[i] = v[i] + load<f32x16>(residual + lanes * i);
-                store(out + lanes * i, v[i]);
-            }
-        } else {
-            store(result, v[0]);
-            store(result + lanes, v[1]);
-            for (int64_t i = 0; i < count; ++i) out[i] = residual ? result[i] + residual[i] : result[i];
-        }
+// One row's sums [panel_width] → `width` outputs of a panel.
+template <bool gated, bool adds>
+SEGUE_INLINE void finish_row(const float* sums, const f32x16 (&bias)[2], float scale, Activation activation,
+                             const float* residual, float* out) {
+    f32x16 low = load<f32x16>(sums) * scale + bias[0], high = load<f32x16>(sums + lanes) * scale + bias[1];
+    if (activation != Activation::none) {
+        low = activate(activation, low);
+        if constexpr (!gated) high = activate(activation, high);
     }
+    if constexpr (gated) low = low * high;
+    if constexpr (adds) {
+        low = low + load<f32x16>(residual);
+        if constexpr (!gated) high = high + load<f32x16>(residual + lanes);
+    }
+    store(out, low);
+    if constexpr (!gated) store(out + lanes, high);
+}
+
+// sums [rows of the piece][panel_width] → its outputs.
+template <bool gated, bool adds>
+static __attribute__((noinline)) void finish_piece(
+    const Linear& weight, const LinearCall& call, Piece piece, Tiles tiles, const float* sums) {
+    constexpr int64_t width = gated ? panel_width / 2 : panel_width;
+    const int64_t panel = piece.panel, first = piece.first_tile * tiles.height, begin = panel * width;
+    int64_t last = first + piece.tiles * tiles.height;
+    if (last > call.rows) last = call.rows;
+    const int64_t left = weight.outputs() - begin, count = left < width ? left : width;
+    f32x16 bias[2] = {};
+    if (weight.bias)
+        for (int i = 0; i < 2; ++i) bias[i] = load<f32x16>(weight.bias + panel * panel_width + lanes * i);
+    float* out = call.out + first * call.out_stride + begin;
+    const float* residual = adds ? call.residual + first * call.residual_stride + begin : nullptr;
+    for (int64_t row = first; row < last; ++row, sums += panel_width) {
+        if (count == width) {
+            // Rows lie far apart: the processor does not guess where the next one is written.
+            const float* ahead = out + 6 * call.out_stride;
+            __builtin_prefetch(ahead, 1);
+            __builtin_prefetch(ahead + width - 1, 1);
+            finish_row<gated, adds>(sums, bias, call.scale, call.activation, residual, out);
+        } else {
+            alignas(64) float result[panel_width], added[panel_width] = {};
+            for (int64_t i = 0; adds && i < count; ++i) added[i] = residual[i];
+            finish_row<gated, adds>(sums, bias, call.scale, call.activation, added, result);
+            for (int64_t i = 0; i < count; ++i) out[i] = result[i];
+        }
+        out += call.out_stride;
+        if constexpr (adds) residual += call.residual_stride;
+    }
+}
+
+SEGUE_INLINE void finish(const Linear& weight, const LinearCall& call, Piece piece, Tiles tiles, const float* sums) {
+    if (weight.gated)
+        call.residual ? finish_piece<true, true>(weight, call, piece, tiles, sums)
+                      : finish_piece<true, false>(weight, call, piece, tiles, sums);
+    else
+        call.residual ? finish_piece<false, true>(weight, call, piece, tiles, sums)
+                      : finish_piece<false, false>(weight, call, piece, tiles, sums);
 }
 
 }  // namespace segue::SEGUE_ISA

@@ -26,9 +26,9 @@ KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 LANES = 16
 """Buffers' rows are multiples of a vector."""
 
-TILE_ROWS = 256
+TILE_ROWS = 264
 """Rows that pass through all layers together: enough that reading the weights again costs little, few enough that the
-buffers stay in the last cache."""
+buffers stay in the last cache. A multiple of the rows that the products' tiles hold (12, 6, 4) and attention's strips."""
 
 
 NO_SEQUENCES = (0, 0, 0, 0, 0)
