@@ -1,6 +1,7 @@
 """Packed weights on disk: the second start gives the same logits without the checkpoint's weights."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from transformers import OPTConfig, PreTrainedConfig
 from segue.kernels import cpu
 from segue.models import weight_cache
 from segue.models.loader import _Loading
-from segue.models.weight_cache import WeightCache, cache_key
+from segue.models.weight_cache import WeightCache, fingerprint
 
 pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="packed weights are those of the native kernels")
 
@@ -42,6 +43,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+def weights_in(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*.weights"))
+
+
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the tensors that the loader reads from the checkpoint."""
@@ -64,7 +69,7 @@ def test_the_second_start(family: str, quantize: str | None, tmp_path: Path, cac
     folder = tmp_path / "model"
     save_random_model(FAMILIES[family], folder)
     first = logits(folder, small.IDS, quantize=quantize, weight_cache=cache)
-    assert len(list(cache.iterdir())) == 1
+    assert len(weights_in(cache)) == 1
     taken.clear()
     second = logits(folder, small.IDS, quantize=quantize, weight_cache=cache)
     read = list(taken)
@@ -98,11 +103,11 @@ def test_other_weights_options_and_configs_are_other_keys(tmp_path: Path, cache:
     logits(folder, small.IDS, quantize="int8", int8_activations=False, weight_cache=cache)
     edit_config(folder, lambda values: values.update(rms_norm_eps=1e-4))
     logits(folder, small.IDS, weight_cache=cache)
-    assert len(list(cache.iterdir())) == 4
+    assert len(weights_in(cache)) == 4
     edit_weights(folder, lambda tensors: {name: tensor * 2 for name, tensor in tensors.items()})
     os.utime(folder / "model.safetensors", (1, 1))
     changed = logits(folder, small.IDS, weight_cache=cache)
-    assert len(list(cache.iterdir())) == 5
+    assert len(weights_in(cache)) == 5
     assert torch.equal(changed, logits(folder, small.IDS))
 
 
@@ -111,7 +116,7 @@ def test_a_damaged_file_is_a_miss(damage: str, tmp_path: Path, cache: Path, capl
     folder = tmp_path / "model"
     save_random_model(small.LLAMA, folder)
     first = logits(folder, small.IDS, weight_cache=cache)
-    (file,) = cache.iterdir()
+    (file,) = weights_in(cache)
     good = file.read_bytes()
     start = int.from_bytes(good[:8], "little")
     first_blob = -(-(8 + start) // 64) * 64
@@ -148,7 +153,7 @@ def test_the_oldest_files_make_room(tmp_path: Path, cache: Path, monkeypatch: py
     folder = tmp_path / "model"
     save_random_model(small.LLAMA, folder)
     logits(folder, small.IDS, weight_cache=cache)
-    (file,) = cache.iterdir()
+    (file,) = weights_in(cache)
     size = file.stat().st_size
     for number in range(3):
         old = cache / f"{number}.weights"
@@ -164,12 +169,69 @@ def test_the_oldest_files_make_room(tmp_path: Path, cache: Path, monkeypatch: py
     assert "2.weights" in left
 
 
-def test_the_key_follows_the_files(tmp_path: Path) -> None:
+def test_what_nobody_uses_any_more_goes(tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "model"
+    save_random_model(small.LLAMA, folder)
+    cache.mkdir()
+    (cache / "a.name").write_text("weights that are gone")
+    for name, age_s in (("b.1.tmp", weight_cache.UNFINISHED_S + 60), ("c.1.tmp", 0)):
+        (cache / name).write_bytes(b"")
+        then = (cache / name).stat().st_mtime - age_s
+        os.utime(cache / name, (then, then))
+    logits(folder, small.IDS, weight_cache=cache)
+    assert {path.name for path in cache.iterdir() if path.name[0] in "abc" and path.name[1] == "."} == {"c.1.tmp"}
+    assert len(list(cache.iterdir())) == 3  # with the weights and their name
+
+
+def test_a_copy_finds_the_same_weights(tmp_path: Path, cache: Path, taken: list[str]) -> None:
+    """The name is a hash of the bytes: a copy is packed once more, since nobody waits for that hash, and then known."""
+    folder, copy = tmp_path / "model", tmp_path / "copy"
+    save_random_model(small.LLAMA, folder)
+    first = logits(folder, small.IDS, weight_cache=cache)
+    shutil.copytree(folder, copy)
+    os.utime(copy / "model.safetensors", (1, 1))
+    logits(copy, small.IDS, weight_cache=cache)
+    assert len(weights_in(cache)) == 1
+    taken.clear()
+    assert torch.equal(first, logits(copy, small.IDS, weight_cache=cache))
+    assert not [name for name in taken if name.endswith("up_proj.weight")]
+
+
+def test_a_checkpoint_that_changes_while_it_loads_is_not_kept(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "model"
+    save_random_model(small.LLAMA, folder)
+    finish = _Loading.finish
+
+    def finish_and_touch(self: _Loading, folder: Path) -> None:
+        finish(self, folder)
+        os.utime(folder / "model.safetensors", (1, 1))
+
+    monkeypatch.setattr(_Loading, "finish", finish_and_touch)
+    logits(folder, small.IDS, weight_cache=cache)
+    assert "changed while it was loaded" in caplog.text
+    assert not cache.exists()
+
+
+def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
-    file.write_bytes((2).to_bytes(8, "little") + b"{}" + b"abc")
-    os.utime(file, (5, 5))
-    key = cache_key([file], {"a": 1})
-    assert key == cache_key([file], {"a": 1})
-    assert key != cache_key([file], {"a": 2})
-    os.utime(file, (6, 6))
-    assert key != cache_key([file], {"a": 1})
+
+    def written(content: bytes, time: int) -> str:
+        file.write_bytes((2).to_bytes(8, "little") + b"{}" + content)
+        os.utime(file, (time, time))
+        return fingerprint([file])
+
+    content = bytes(10**6)
+    first = written(content, 5)
+    assert first == written(content, 5)
+    assert first != written(content, 6)
+    assert first != written(content + b"a", 5)
+    assert first != written(bytes(5 * 10**5) + bytes([1]) * 5 * 10**5, 5)  # nothing but the bytes tells
+
+
+def test_facts_are_part_of_the_name(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes((2).to_bytes(8, "little") + b"{}")
+    names = {WeightCache(tmp_path, [file], {"a": value})._name_file for value in (1, 2, 1)}
+    assert len(names) == 2

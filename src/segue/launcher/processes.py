@@ -130,9 +130,7 @@ class Launcher:
             engine = asyncio.create_task(supervisor.run(), name="engine supervisor")
             await asyncio.sleep(0)  # the engine process starts here, and loads while this one does
             try:
-                import segue.server.app  # noqa: F401
-
-                model = load_text(self._config, self._source)
+                model = self._load_text()
                 ready = await self._until(supervisor.ready.wait(), engine)
                 bar.close()
                 if ready:
@@ -142,6 +140,18 @@ class Launcher:
                 with contextlib.suppress(asyncio.CancelledError, SegueError):
                     await engine
                 await handle.close()
+
+    def _load_text(self) -> "ServedModel":
+        """Nothing is collected meanwhile: what imports and the tokenizer make lives for good."""
+        gc.disable()
+        try:
+            import segue.launcher.http_server
+            import segue.server.app  # noqa: F401
+
+            return load_text(self._config, self._source)
+        finally:
+            gc.freeze()
+            gc.enable()
 
     async def _serve_all(self, handle: RemoteEngine, model: "ServedModel", engine: "asyncio.Task[None]") -> None:
         """With as many processes as ``api_processes`` says, of which this is one."""

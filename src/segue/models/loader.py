@@ -15,7 +15,7 @@ from segue.layers.base import Layer, emptied
 from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
 from segue.models.base import Model
-from segue.models.weight_cache import WeightCache, cache_key
+from segue.models.weight_cache import WeightCache
 from segue.models.weight_files import tensor_names, tensors_of, weight_files
 from segue.quantization.base import PackedTensors
 from segue.quantization.formats import Quantization
@@ -121,7 +121,7 @@ class _Loading:
             "quantization": quantization,
             "layers": [(name, *layer.weight.shape, layer.gate) for name, layer in self._linears()],
         }
-        cache = WeightCache(folder, cache_key(files, facts))
+        cache = WeightCache(folder, files, facts)
         found = cache.load()
         for name, layer in self._linears():
             if name in found:

@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from io import FileIO
@@ -24,6 +25,8 @@ _DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
+
+READ_AHEAD_BYTES = 128 * 2**20
 
 __all__ = ["tensor_names", "tensors_of", "weight_files"]
 
@@ -89,13 +92,30 @@ def _read_safetensors(file: Path, is_wanted: Callable[[str], bool]) -> Iterator[
         header = json.loads(handle.read(length))
         entries = [(name, header[name]) for name in checked.keys() if is_wanted(name)]  # noqa: SIM118 - not a dict
         entries.sort(key=lambda item: item[1]["data_offsets"])
+        ahead = _ReadAhead(handle, 8 + length, [entry["data_offsets"] for _, entry in entries])
         for name, entry in entries:
             dtype = _DTYPES.get(entry["dtype"])
             start, stop = entry["data_offsets"]
+            ahead.ask_until(stop + READ_AHEAD_BYTES)
             if dtype is None or start == stop:
                 yield name, checked.get_tensor(name)
             else:
                 yield name, _mapped(handle, 8 + length + start, stop - start, dtype).view(entry["shape"])
+
+
+class _ReadAhead:
+    """Has the disk read parts of a file before they are wanted, so that it works while weights are packed."""
+
+    def __init__(self, handle: FileIO, base: int, ranges: list[tuple[int, int]]) -> None:
+        """``ranges``: (start, stop) of what will be wanted, in the order of the file, from ``base`` on."""
+        self._handle, self._base, self._ranges = handle, base, ranges[::-1]
+
+    def ask_until(self, stop: int) -> None:
+        if not hasattr(os, "posix_fadvise"):
+            return
+        while self._ranges and self._ranges[-1][0] < stop:
+            start, end = self._ranges.pop()
+            os.posix_fadvise(self._handle.fileno(), self._base + start, end - start, os.POSIX_FADV_WILLNEED)
 
 
 def _mapped(handle: FileIO, start: int, size: int, dtype: torch.dtype) -> Tensor:
