@@ -1,6 +1,9 @@
 """What ``build_runner`` settles: rope overrides, dtype, device, the size of the pool."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from parity import Served, recorded, save_random_model
 from transformers import Gemma3TextConfig, GPTNeoXConfig, LlamaConfig
 
 from segue.core.errors import ConfigError
+from segue.kernels import cpu
 from segue.runner.build import build_runner
 from segue.runner.config import RunnerConfig
 
@@ -98,3 +102,20 @@ def test_the_pool_is_no_larger_than_a_full_batch_can_use(tmp_path: Path) -> None
     config = _config(tmp_path, max_batch_total_tokens=None, max_batch_size=2, block_size=16)
     _, facts = build_runner(config)
     assert facts.num_blocks == 2 * 128 // 16
+
+
+@pytest.mark.skipif(not cpu.is_available(), reason="without native kernels PyTorch may need more")
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_a_start_imports_nothing_that_it_does_not_need(quantize: str | None, tmp_path: Path) -> None:
+    """sympy came with an operator of PyTorch that is Python inside, 0.3 s of every start."""
+    save_random_model(CONFIG, tmp_path)
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from segue.runner.build import build_runner\nfrom segue.runner.config import RunnerConfig\n"
+        f"build_runner(RunnerConfig(model_folder=Path({str(tmp_path)!r}), device='cpu', quantize={quantize!r}, "
+        "max_batch_total_tokens=256))\n"
+        "print(sorted({'sympy', 'transformers', 'torch._dynamo', 'huggingface_hub'} & {*sys.modules}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.splitlines()[-1] == "[]"

@@ -17,6 +17,8 @@ from segue.engine.ipc import Heartbeat, Hello, Message, Refusal, RequestGroup, S
 
 __all__ = ["RemoteEngine"]
 
+RECONNECT_MS = 20
+"""How often an engine is looked for that does not listen yet; zmq's own 100 ms would be a twentieth of a start."""
 BEATS = 4
 """Without an answer, and the engine counts as silent."""
 
@@ -163,6 +165,7 @@ class RemoteEngine:
         socket = self._context.socket(zmq.DEALER)
         socket.set_hwm(0)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket, self._monitor = socket, monitor
         self._tasks = [

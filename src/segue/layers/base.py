@@ -15,7 +15,8 @@ def parameter(*shape: int) -> nn.Parameter:
 
 def emptied(weight: Tensor) -> nn.Parameter:
     """What stands for ``weight`` once its memory is given up: its shape and dtype."""
-    return nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
+    # Not empty_like: of a tensor on "meta" that is Python, which imports sympy first, 0.3 s.
+    return nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype, device="meta"), requires_grad=False)
 
 
 class Layer(nn.Module):
