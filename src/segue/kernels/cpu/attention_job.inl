@@ -56,26 +56,45 @@ SEGUE_INLINE Range keys_seen(const AttentionSpec& spec, const View& view, int64_
     return {begin, end > begin ? end : begin};
 }
 
-// A tile of keys: where they and their values begin, in elements, but for the head.
+// A tile of keys: where the first head's lie, and its values.
 struct Tile {
     int64_t begin, count;
-    int64_t keys[tile_keys], values[tile_keys], slots[tile_keys];
+    const char *keys[tile_keys], *values[tile_keys];
+    int64_t places[tile_keys];  // of the first head's scales, i8
+};
+
+SEGUE_INLINE CacheKind kind_of(const AttentionCall& call, const View& view) {
+    return view.block_table == nullptr ? CacheKind::f32 : call.cache.kind;
+}
+
+// Rows of heads that follow each other, `stride` elements apart.
+struct Store {
+    const char* memory;
+    int64_t stride, element;
+
+    const char* at(int64_t row) const { return memory + row * stride * element; }
 };
 
 static void find_tile(const AttentionCall& call, const View& view, int64_t begin, int64_t end, Tile* tile) {
+    const AttentionSpec& spec = call.spec;
+    const bool is_packed = view.block_table == nullptr;
+    const int64_t element = element_bytes(kind_of(call, view)), size = call.cache.block_size;
+    const Store keys = is_packed ? Store{reinterpret_cast<const char*>(call.k), call.k_stride, element}
+                                 : Store{static_cast<const char*>(call.cache.keys), spec.kv_heads * spec.key_dim, element};
+    const Store values =
+        is_packed ? Store{reinterpret_cast<const char*>(call.v), call.v_stride, element}
+                  : Store{static_cast<const char*>(call.cache.values), spec.kv_heads * spec.value_dim, element};
     tile->begin = begin;
     tile->count = end - begin < tile_keys ? end - begin : tile_keys;
-    int64_t size = call.cache.block_size, key_row = call.spec.kv_heads * call.spec.key_dim;
-    int64_t value_row = call.spec.kv_heads * call.spec.value_dim;
-    for (int64_t i = 0; i < tile_keys; ++i) {
-        int64_t position = begin + (i < tile->count ? i : 0);  // missing keys are the first one again
-        if (view.block_table != nullptr) {
-            tile->slots[i] = view.block_table[position / size] * size + position % size;
-            tile->keys[i] = tile->slots[i] * key_row, tile->values[i] = tile->slots[i] * value_row;
-        } else {
-            tile->slots[i] = view.first_row + position;
-            tile->keys[i] = tile->slots[i] * call.k_stride, tile->values[i] = tile->slots[i] * call.v_stride;
-        }
+    int64_t block = is_packed ? 0 : begin / size, inside = is_packed ? 0 : begin % size;
+    for (int64_t i = 0; i < tile->count; ++i) {
+        const int64_t row = is_packed ? view.first_row + begin + i : view.block_table[block] * size + inside;
+        if (!is_packed && ++inside == size) ++block, inside = 0;
+        tile->keys[i] = keys.at(row), tile->values[i] = values.at(row);
+        tile->places[i] = row * spec.kv_heads;
+    }
+    for (int64_t i = tile->count; i < tile_keys; ++i) {  // missing keys are the first one again
+        tile->keys[i] = tile->keys[0], tile->values[i] = tile->values[0], tile->places[i] = tile->places[0];
     }
 }
 
@@ -151,71 +170,35 @@ static void reset(const Workspace& memory, int which, int64_t rows, int64_t valu
     for (int64_t r = 0; r < rows; ++r) memory.largest[which][r] = -__builtin_inff(), memory.sum[which][r] = 0;
 }
 
-// What lies behind a tile's offsets.
-struct Memory {
-    const char *keys, *values;
-    CacheKind kind;
-    int64_t element;  // bytes
+// The keys or the values of one head in a tile.
+struct Head {
+    const Tile& tile;
+    int64_t index;
+    bool is_keys;
 
-    const char* key(const Tile& tile, int64_t i, int64_t column) const {
-        return keys + (tile.keys[i] + column) * element;
-    }
-    const char* value(const Tile& tile, int64_t i, int64_t column) const {
-        return values + (tile.values[i] + column) * element;
+    int64_t dim(const AttentionSpec& spec) const { return is_keys ? spec.key_dim : spec.value_dim; }
+    const char* row(const AttentionSpec& spec, CacheKind kind, int64_t i) const {
+        return (is_keys ? tile.keys : tile.values)[i] + index * dim(spec) * element_bytes(kind);
     }
 };
 
-SEGUE_INLINE Memory memory_of(const AttentionCall& call, const View& view) {
-    bool is_packed = view.block_table == nullptr;
-    CacheKind kind = is_packed ? CacheKind::f32 : call.cache.kind;
-    return {static_cast<const char*>(is_packed ? call.k : call.cache.keys),
-            static_cast<const char*>(is_packed ? call.v : call.cache.values), kind, element_bytes(kind)};
-}
-
-SEGUE_INLINE void prefetch(const char* from, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
-}
-
-// A tile's head, and the one to be packed after it: rows lie too far apart for the processor to guess the next.
-struct Turn {
-    const Tile *tile, *next_tile;
-    int64_t head, next_head;
-};
-
-// Asks for the rows [begin, end) of the tile that comes next.
-SEGUE_INLINE void prefetch_keys(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t begin,
-                                int64_t end) {
-    int64_t dim = call.spec.key_dim;
-    for (int64_t i = begin; i < end; ++i)
-        prefetch(memory.key(*turn.next_tile, i, turn.next_head * dim), dim * memory.element);
-}
-
-SEGUE_INLINE void prefetch_values(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t begin,
-                                  int64_t end) {
-    int64_t dim = call.spec.value_dim;
-    for (int64_t i = begin; i < end; ++i)
-        prefetch(memory.value(*turn.next_tile, i, turn.next_head * dim), dim * memory.element);
-}
-
-SEGUE_INLINE Rows keys_of(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t count) {
-    int64_t dim = call.spec.key_dim, heads = call.spec.kv_heads;
+SEGUE_INLINE Rows rows_of(const AttentionCall& call, CacheKind kind, const Head& head, int64_t count) {
+    const float* scales = (head.is_keys ? call.cache.key_scales : call.cache.value_scales) + head.index;
     Rows rows;
     for (int64_t i = 0; i < count; ++i) {
-        rows.at[i] = memory.key(*turn.tile, i, turn.head * dim);
-        if (memory.kind == CacheKind::i8) rows.scales[i] = call.cache.key_scales[turn.tile->slots[i] * heads + turn.head];
+        rows.at[i] = head.row(call.spec, kind, i);
+        if (kind == CacheKind::i8) rows.scales[i] = scales[head.tile.places[i]];
     }
     return rows;
 }
 
-SEGUE_INLINE Rows values_of(const AttentionCall& call, const Memory& memory, const Turn& turn, int64_t count) {
-    int64_t dim = call.spec.value_dim, heads = call.spec.kv_heads;
-    Rows rows;
-    for (int64_t i = 0; i < count; ++i) {
-        rows.at[i] = memory.value(*turn.tile, i, turn.head * dim);
-        if (memory.kind == CacheKind::i8)
-            rows.scales[i] = call.cache.value_scales[turn.tile->slots[i] * heads + turn.head];
+// Asks for rows [begin, end): they lie too far apart for the processor to guess the next.
+SEGUE_INLINE void prefetch(const AttentionCall& call, CacheKind kind, const Head& head, int64_t begin, int64_t end) {
+    const int64_t bytes = head.dim(call.spec) * element_bytes(kind);
+    for (int64_t i = begin; i < end; ++i) {
+        const char* row = head.row(call.spec, kind, i);
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
     }
-    return rows;
 }
 
 // Rows [begin, end) of the job, all of one head of the keys, against a packed tile.
@@ -233,67 +216,79 @@ static void attend_strip(const AttentionCall& call, const Tile& tile, const Work
              rows, value_dim);
 }
 
-// One head of the keys of a job against a tile: all its rows.
-struct HeadOfTile {
+// A job against a tile; `next`: the tile after it, or itself.
+struct JobOfTile {
     const AttentionCall& call;
-    const Memory& source;
-    const Turn& turn;
+    const Job& job;
+    const Tile &tile, &next;
     const Workspace& memory;
-    int64_t begin, end;
 
     template <CacheKind kind>
     void run() const {
-        return end - begin == 1 ? run_row<kind>() : run_rows<kind>();
+        const int64_t rows_a_head = (job.query_end - job.query_begin) * group_of(call.spec);
+        if (rows_a_head == 1) {
+            for (int64_t head = job.head_begin; head < job.head_end; head += attention::strip_rows)
+                attend_heads<kind>(head, job.head_end - head < attention::strip_rows ? job.head_end
+                                                                                    : head + attention::strip_rows);
+        } else {
+            for (int64_t head = job.head_begin; head < job.head_end; ++head)
+                attend_head<kind>(head, (head - job.head_begin) * rows_a_head, rows_a_head);
+        }
     }
 
-    // Of a decode without grouped heads nothing is used twice, so nothing is packed.
+    // What comes after a head.
+    Head after(int64_t head, bool is_keys) const {
+        return head + 1 == job.head_end ? Head{next, job.head_begin, is_keys} : Head{tile, head + 1, is_keys};
+    }
+
+    // One row a head, as in a decode without grouped heads: nothing is used twice, so nothing is packed. Heads go
+    // together, so that one's chain of additions hides another's, and what is asked for has time to come.
     template <CacheKind kind>
-    void run_row() const {
-        const Tile& tile = *turn.tile;
-        const Scoring& row = memory.rows[begin];
+    void attend_heads(int64_t begin, int64_t end) const {
+        const int64_t first = begin - job.head_begin, count = end - begin;
+        const int64_t dim = call.spec.key_dim, value_dim = call.spec.value_dim;
+        const Scoring& row = memory.rows[first];
         if (row.last < tile.begin || row.first >= tile.begin + tile.count) return;
-        int64_t keys = (tile.count + register_lanes - 1) / register_lanes * register_lanes;
-        int64_t value_dim = call.spec.value_dim;
+        const int64_t keys = (tile.count + register_lanes - 1) / register_lanes * register_lanes;
         float kept[weighed_rows];
-        prefetch_keys(call, source, turn, 0, tile_keys);
-        multiply_rows<kind>(memory.queries + begin * call.spec.key_dim, keys_of(call, source, turn, keys), keys,
-                            call.spec.key_dim, memory.scores);
-        weigh(call.spec, &row, 1, tile.begin, tile.count, memory.scores, memory.largest[0] + begin,
-              memory.sum[0] + begin, kept);
-        prefetch_values(call, source, turn, 0, tile_keys);
-        add_rows<kind>(memory.scores, values_of(call, source, turn, tile.count), tile.count, value_dim, kept[0],
-                       memory.out[0] + begin * padded(value_dim));
+        for (int64_t i = 0; i < count; ++i) {
+            prefetch(call, kind, i + 1 < count ? Head{tile, begin + i + 1, true} : Head{tile, begin, false}, 0, tile_keys);
+            multiply_rows<kind>(memory.queries + (first + i) * dim,
+                                rows_of(call, kind, {tile, begin + i, true}, keys), keys, dim,
+                                memory.scores + i * tile_keys);
+        }
+        weigh(call.spec, memory.rows + first, count, tile.begin, tile.count, memory.scores, memory.largest[0] + first,
+              memory.sum[0] + first, kept);
+        for (int64_t i = 0; i < count; ++i) {
+            prefetch(call, kind, i + 1 < count ? Head{tile, begin + i + 1, false} : after(end - 1, true), 0, tile_keys);
+            add_rows<kind>(memory.scores + i * tile_keys,
+                           rows_of(call, kind, {tile, begin + i, false}, tile.count), tile.count, value_dim, kept[i],
+                           memory.out[0] + (first + i) * padded(value_dim));
+        }
     }
 
+    // Rows of one head, from `begin` on.
     template <CacheKind kind>
-    void run_rows() const {
+    void attend_head(int64_t head, int64_t begin, int64_t count) const {
+        const Head keys = after(head, true), values = after(head, false);
         // What comes next is asked for bit by bit: many rows would wait for it all at once.
-        const int64_t strips = (end - begin + attention::strip_rows - 1) / attention::strip_rows;
+        const int64_t strips = (count + attention::strip_rows - 1) / attention::strip_rows;
         const bool is_early = strips == 1;
-        if (is_early) prefetch_keys(call, source, turn, 0, tile_keys);
-        pack_transposed<kind>(keys_of(call, source, turn, tile_keys), call.spec.key_dim, memory.keys);
-        if (is_early) prefetch_values(call, source, turn, 0, tile_keys);
-        pack_rows<kind>(values_of(call, source, turn, turn.tile->count), turn.tile->count, call.spec.value_dim,
+        if (is_early) prefetch(call, kind, keys, 0, tile_keys);
+        pack_transposed<kind>(rows_of(call, kind, {tile, head, true}, tile_keys), call.spec.key_dim, memory.keys);
+        if (is_early) prefetch(call, kind, values, 0, tile_keys);
+        pack_rows<kind>(rows_of(call, kind, {tile, head, false}, tile.count), tile.count, call.spec.value_dim,
                         memory.values);
-        for (int64_t i = 0, r = begin; i < strips; ++i, r += attention::strip_rows) {
+        for (int64_t i = 0; i < strips; ++i) {
             const int64_t first = tile_keys * i / strips, last = tile_keys * (i + 1) / strips;
-            if (!is_early) prefetch_keys(call, source, turn, first, last);
-            if (!is_early) prefetch_values(call, source, turn, first, last);
-            attend_strip(call, *turn.tile, memory, r, r + attention::strip_rows < end ? r + attention::strip_rows : end);
+            if (!is_early) prefetch(call, kind, keys, first, last);
+            if (!is_early) prefetch(call, kind, values, first, last);
+            const int64_t row = i * attention::strip_rows, left = count - row;
+            attend_strip(call, tile, memory, begin + row,
+                         begin + row + (left < attention::strip_rows ? left : attention::strip_rows));
         }
     }
 };
-
-static void attend_tile(const AttentionCall& call, const View& view, const Job& job, const Tile& tile, const Tile& next,
-                        const Workspace& memory) {
-    int64_t rows_a_head = (job.query_end - job.query_begin) * group_of(call.spec);
-    Memory source = memory_of(call, view);
-    for (int64_t head = job.head_begin, row = 0; head < job.head_end; ++head, row += rows_a_head) {
-        bool is_last = head + 1 == job.head_end;
-        Turn turn{&tile, is_last ? &next : &tile, head, is_last ? job.head_begin : head + 1};
-        with_kind(source.kind, HeadOfTile{call, source, turn, memory, row, row + rows_a_head});
-    }
-}
 
 // The values' weighted mean, the sink's share of the weight left out.
 static void finish_row(const AttentionCall& call, const View& view, Row row, const Running& running) {
@@ -331,7 +326,7 @@ static void attend_keys(const AttentionCall& call, const View& view, const Job& 
     for (int now = 0; begin < keys.end; begin += tile_keys, now = 1 - now) {
         bool is_last = begin + tile_keys >= keys.end;
         if (!is_last) find_tile(call, view, begin + tile_keys, keys.end, &tiles[1 - now]);
-        attend_tile(call, view, job, tiles[now], tiles[is_last ? now : 1 - now], memory);
+        with_kind(kind_of(call, view), JobOfTile{call, job, tiles[now], tiles[is_last ? now : 1 - now], memory});
     }
 }
 

@@ -25,7 +25,7 @@ constexpr int64_t element_bytes(CacheKind kind) {
     return kind == CacheKind::f32 ? 4 : kind == CacheKind::i8 ? 1 : 2;
 }
 
-// Where a tile's rows of one head lie, and what the codes of an i8 cache are to be multiplied with.
+// One head's rows of a tile of keys or values: where they lie, and what the codes of an i8 cache are to be multiplied with.
 struct Rows {
     const char* at[tile_keys];
     float scales[tile_keys];
@@ -33,12 +33,18 @@ struct Rows {
 
 template <CacheKind kind>
 SEGUE_INLINE f32xr whole_elements(const char* from) {
-    typedef int8_t codes __attribute__((vector_size(register_lanes)));
     if constexpr (kind == CacheKind::f32) return load<f32xr>(from);
     if constexpr (kind == CacheKind::f16) return native_of_f16(reinterpret_cast<const uint16_t*>(from));
     if constexpr (kind == CacheKind::bf16) return native_of_bf16(reinterpret_cast<const uint16_t*>(from));
+#if defined(__AVX512F__)
+    return bits_of<f32xr>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from))));
+#elif defined(__AVX2__)
+    return bits_of<f32xr>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))));
+#else
     // By way of int32: GCC goes from int8 to float lane by lane.
+    typedef int8_t codes __attribute__((vector_size(register_lanes)));
     return __builtin_convertvector(__builtin_convertvector(load<codes>(from), i32xr), f32xr);
+#endif
 }
 
 // Elements [at, at + register_lanes) of row i as floats; where that is not whole: zeros from `dim` on.
