@@ -33,7 +33,7 @@ def read(files: list[Path]) -> Rows:
     for file in files:
         for line in file.read_text().splitlines():
             row = json.loads(line)
-            if row.get("workload") in WORKLOADS:
+            if row.get("workload") in WORKLOADS and "streams" not in row:
                 bits = BITS.get(row["dtype"], row["dtype"])
                 rows[row["model"], bits, row["workload"]][row["peer"]] = row
     return rows

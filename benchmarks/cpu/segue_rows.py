@@ -3,7 +3,7 @@
     python benchmarks/cpu/segue_rows.py --workloads workloads.json --models models --model llama-1b --bits int8
 
 ``decode``: prompt 128, 128 new tokens, one stream. ``prefill``: prompt 1024, one new. ``throughput``: 16 requests at
-once.
+once; with ``--streams 1,2,4,8,16`` the first so many of them, a line each, for ``compare.py --plot``.
 Prompts begin differently in every repeat, so that no prefix cache helps. Medians.
 """
 
@@ -71,8 +71,10 @@ def varied(ids: list[int], repeat: int) -> list[int]:
     return [*ids[:1], (ids[1] + 17 * (repeat + 1)) % 20000 + 300, *ids[2:]]
 
 
-def measure(engine: Offline, workloads: dict[str, Any], only: list[str], repeats: int) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+def measure(
+    engine: Offline, workloads: dict[str, Any], only: list[str], repeats: int, streams: list[int]
+) -> list[tuple[str, dict[str, float]]]:
+    found: list[tuple[str, dict[str, float]]] = []
 
     def runs(requests: list[tuple[list[int], int]]) -> list[tuple[float, float, int]]:
         return [engine.run([(varied(ids, repeat), n) for ids, n in requests]) for repeat in range(-1, repeats)][1:]
@@ -81,18 +83,18 @@ def measure(engine: Offline, workloads: dict[str, Any], only: list[str], repeats
         work = workloads["decode"]
         made = runs([(work["prompt"]["ids"], work["new_tokens"])])
         rates = [(count - 1) / (last - first) for first, last, count in made]
-        found["decode"] = {
-            "decode_tps": median(rates),
-            "best_tps": max(rates),
-            "ttft_ms": 1e3 * median(m[0] for m in made),
-        }
+        ttft_ms = 1e3 * median(m[0] for m in made)
+        found.append(("decode", {"decode_tps": median(rates), "best_tps": max(rates), "ttft_ms": ttft_ms}))
     if "prefill" in only and "prefill" in workloads:
         ids = workloads["prefill"]["prompt"]["ids"]
         made = runs([(ids, 1)])
-        found["prefill"] = {"prefill_tps": len(ids) / median(first for first, _, _ in made)}
+        found.append(("prefill", {"prefill_tps": len(ids) / median(first for first, _, _ in made)}))
     if "throughput" in only:
-        made = runs([(work["prompt"]["ids"], work["new_tokens"]) for work in workloads["throughput"]])
-        found["throughput"] = {"tput_tps": median(count / last for _, last, count in made)}
+        requests = [(work["prompt"]["ids"], work["new_tokens"]) for work in workloads["throughput"]]
+        for number in streams or [len(requests)]:
+            made = runs(requests[:number])
+            rate = {"tput_tps": median(count / last for _, last, count in made)}
+            found.append(("throughput", rate | {"streams": number} if streams else rate))
     return found
 
 
@@ -104,6 +106,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="another folder name for the model, e.g. with weights of another dtype")
     parser.add_argument("--bits", choices=CONFIGS, required=True)
     parser.add_argument("--only", default="decode,prefill,throughput")
+    parser.add_argument("--streams", default="", help="numbers of concurrent requests for throughput, e.g. 1,2,4,8,16")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--results", type=Path, help="append the lines to this file too")
@@ -115,7 +118,8 @@ def main() -> None:
         "fp32_gflop_s": round(_native.measure_multiplications(False) / 1e9),
         "int8_gop_s": round(_native.measure_multiplications(True) / 1e9),
     }
-    for workload, numbers in measure(engine, workloads, given.only.split(","), given.repeats).items():
+    streams = [int(number) for number in given.streams.split(",") if number]
+    for workload, numbers in measure(engine, workloads, given.only.split(","), given.repeats, streams):
         row = {
             "peer": "segue" if given.checkpoint is None else f"segue ({given.checkpoint})",
             "model": given.model,

@@ -28,7 +28,7 @@ LANES = 16
 
 TILE_ROWS = 264
 """Rows that pass through all layers together: enough that reading the weights again costs little, few enough that the
-buffers stay in the last cache. A multiple of the rows that the products' tiles hold (12, 6, 4) and attention's strips."""
+buffers stay in the last cache. A multiple of the rows of a product's tile (12, 6, 4) and of attention's strip (24)."""
 
 
 NO_SEQUENCES = (0, 0, 0, 0, 0)
