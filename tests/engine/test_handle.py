@@ -144,3 +144,106 @@ def test_request_ids_of_two_servers_differ() -> None:
     ids = [streams.next_request_id() for streams in (first, second) for _ in range(3)]
     assert len(set(ids)) == 6
     assert all(0 <= request_id < 2**63 for request_id in ids)
+
+
+class Taker:
+    """Reads a stream by ``read``; wants more until it has ``count`` outputs."""
+
+    def __init__(self, count: int = 1 << 30, error: Exception | None = None) -> None:
+        self.outputs: list[RequestOutput] = []
+        self.count = count
+        self.error = error
+
+    def __call__(self, output: RequestOutput) -> bool:
+        self.outputs.append(output)
+        if self.error is not None:
+            raise self.error
+        return len(self.outputs) < self.count
+
+
+async def reading(f: Fixture, take: Taker) -> "asyncio.Task[None]":
+    assert f.stream is not None
+    task = asyncio.create_task(f.stream.read(take))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_outputs_are_taken_where_they_are_delivered(f: Fixture) -> None:
+    f.deliver(TOKEN)
+    take = Taker()
+    task = await reading(f, take)
+    assert take.outputs == [TOKEN]
+    f.deliver(TOKEN)
+    assert take.outputs == [TOKEN, TOKEN]
+    f.deliver(LAST)
+    assert take.outputs == [TOKEN, TOKEN, LAST]
+    await task
+    assert f.stream is not None
+    assert f.stream.is_closed
+    await f.stream.read(take)
+    await f.stream.aclose()
+    assert (len(take.outputs), f.aborted) == (3, [])
+
+
+async def test_what_is_not_wanted_now_waits_for_the_next_read(f: Fixture) -> None:
+    take = Taker(2)
+    task = await reading(f, take)
+    for output in (TOKEN, TOKEN, TOKEN, LAST):
+        f.deliver(output)
+    assert take.outputs == [TOKEN, TOKEN]
+    await task
+    assert f.stream is not None
+    assert not f.stream.is_closed
+    take.count = 3
+    await f.stream.read(take)
+    assert take.outputs == [TOKEN, TOKEN, TOKEN]
+    assert await read(f.stream) == [LAST]
+
+
+async def test_an_error_output_is_raised_by_read(f: Fixture) -> None:
+    take = Taker()
+    task = await reading(f, take)
+    f.deliver(TOKEN)
+    f.deliver(ERROR)
+    with pytest.raises(GenerationError, match="boom"):
+        await task
+    assert (take.outputs, f.aborted) == ([TOKEN], [])
+
+
+@pytest.mark.parametrize("is_waiting", [False, True])
+async def test_what_a_taker_raises_is_its_readers(f: Fixture, is_waiting: bool) -> None:
+    other = f.streams.open(2, f.aborted.append)
+    if not is_waiting:
+        f.deliver(TOKEN)
+    task = await reading(f, Taker(error=RuntimeError("mine")))
+    if is_waiting:
+        f.deliver(TOKEN, RequestOutput(request_id=2, finish_reason=FinishReason.LENGTH))
+        assert len(await read(other)) == 1
+    with pytest.raises(RuntimeError, match="mine"):
+        await task
+    assert f.aborted == []
+    assert f.stream is not None
+    await f.stream.aclose()
+    assert f.aborted == [1]
+
+
+async def test_cancelling_a_read_aborts(f: Fixture) -> None:
+    take = Taker()
+    task = await reading(f, take)
+    task.cancel()
+    f.deliver(TOKEN)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    f.deliver(TOKEN)
+    assert f.aborted == [1]
+
+
+async def test_an_abort_and_a_close_end_a_read(f: Fixture) -> None:
+    task = await reading(f, Taker())
+    f.streams.end(1)
+    await task
+    f.stream = f.streams.open(1, f.aborted.append)
+    task = await reading(f, Taker())
+    await f.stream.aclose()
+    await task
+    assert f.aborted == [1]

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from segue.core.config import ServeConfig
 from segue.launcher.http_server import HTTPServer
 from segue.launcher.limited_protocol import ConnectionLimits, allow_open_files
+from segue.server.sinks import EventSink
+from segue.server.stream import EventStream
 
 OK = PlainTextResponse("ok")
 GOOD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -132,3 +134,77 @@ def test_as_many_open_files_as_the_system_allows(
 def test_client_timeout() -> None:
     limits = ConnectionLimits.of(ServeConfig(client_timeout=7))
     assert (limits.head_timeout_s, limits.unread_timeout_s) == (7, 7)
+
+
+PIECE = b"data: " + b"x" * 10_000 + b"\n\n"
+
+
+async def stream_to(address: tuple[str, int]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
+
+
+async def test_events_wait_for_a_client_that_does_not_read() -> None:
+    is_full = asyncio.Event()
+    num_written = 0
+
+    async def events(sink: EventSink) -> None:
+        nonlocal num_written
+        while not sink.is_full:
+            sink.write(PIECE)
+            num_written += 1
+        is_full.set()
+        await sink.drain()
+        sink.write(b"data: the end\n\n")
+
+    app = EventStream(events, {}, last=b"data: [DONE]\n\n")
+    async with serving(ConnectionLimits(), app) as address, asyncio.timeout(60):
+        reader, writer = await stream_to(address)
+        await is_full.wait()
+        pieces = []
+        while size := int((await reader.readline()), 16):
+            pieces.append(await reader.readexactly(size))
+            await reader.readline()
+        writer.close()
+    assert pieces == [PIECE] * num_written + [b"data: the end\n\n", b"data: [DONE]\n\n"]
+
+
+async def test_events_of_a_client_that_left_while_it_did_not_read_are_cancelled() -> None:
+    is_full, is_cancelled = asyncio.Event(), asyncio.Event()
+
+    async def events(sink: EventSink) -> None:
+        while not sink.is_full:
+            sink.write(PIECE)
+        is_full.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            sink.write(b"nobody reads this")
+            is_cancelled.set()
+
+    async with serving(ConnectionLimits(), EventStream(events, {})) as address, asyncio.timeout(60):
+        _, writer = await stream_to(address)
+        await is_full.wait()
+        writer.transport.abort()
+        await is_cancelled.wait()
+
+
+async def test_a_client_that_does_not_read_for_too_long_is_dropped() -> None:
+    is_cancelled = asyncio.Event()
+
+    async def events(sink: EventSink) -> None:
+        try:
+            while True:
+                sink.write(PIECE)
+                await sink.drain()
+                await asyncio.sleep(0)
+        finally:
+            is_cancelled.set()
+
+    limits = ConnectionLimits(unread_timeout_s=0.01)
+    async with serving(limits, EventStream(events, {})) as address, asyncio.timeout(60):
+        _, writer = await stream_to(address)
+        await is_cancelled.wait()
+        writer.transport.abort()

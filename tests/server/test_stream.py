@@ -1,13 +1,14 @@
 """What goes over the connection besides the events' text: pieces, silence, clients that leave."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from serving import Connection, Serving, says, until
 
-from segue.server.stream import EventStream, merge, unless_client_leaves
+from segue.server.sinks import Events, EventSink, merge
+from segue.server.stream import EventStream, unless_client_leaves
 
 Serve = Callable[..., Serving]
 
@@ -88,13 +89,17 @@ async def test_H10_a_client_that_leaves_with_the_last_event_was_not_dropped(serv
     assert app.engine.aborted == []
 
 
-async def events_after(gate: asyncio.Event, closed: list[bool]) -> AsyncGenerator[bytes, None]:
-    try:
-        yield b"data: 1\n\n"
-        await gate.wait()
-        yield b"data: 2\n\n"
-    finally:
-        closed.append(True)
+def events_after(gate: asyncio.Event, closed: list[bool]) -> Events:
+    async def write(sink: EventSink) -> None:
+        try:
+            sink.write(b"data: 1\n\n")
+            await sink.drain()
+            await gate.wait()
+            sink.write(b"data: 2\n\n")
+        finally:
+            closed.append(True)
+
+    return write
 
 
 async def test_H8_a_comment_breaks_the_silence() -> None:
@@ -144,21 +149,47 @@ async def test_events_are_closed_when_the_server_cancels_the_request() -> None:
     assert closed == [True]
 
 
+class SlowSink:
+    """Full from a write on, until ``gate`` lets it drain."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.writes: list[bytes] = []
+        self.is_full = False
+
+    def write(self, events: bytes) -> None:
+        self.writes.append(events)
+        self.is_full = True
+
+    async def drain(self) -> None:
+        await self.gate.wait()
+        self.is_full = False
+
+
 async def test_a_slow_client_is_not_sent_each_step_by_itself() -> None:
-    """What several streams gave meanwhile is one write."""
+    """What several streams gave meanwhile is one write, and none of them runs ahead of the client."""
+    given: list[str] = []
 
-    async def counted(name: str) -> AsyncGenerator[bytes, None]:
-        for number in range(3):
-            await asyncio.sleep(0)
-            yield f"{name}{number} ".encode()
+    def counted(name: str) -> Events:
+        async def write(sink: EventSink) -> None:
+            for number in range(3):
+                await asyncio.sleep(0)
+                given.append(f"{name}{number}")
+                sink.write(f"{name}{number} ".encode())
+                await sink.drain()
 
-    merged = merge([counted("a"), counted("b")])
-    first = await anext(merged)
+        return write
+
+    sink = SlowSink()
+    task = asyncio.create_task(merge([counted("a"), counted("b"), counted("c")])(sink))
+    await until(lambda: len(given) == 3)
     for _ in range(10):
         await asyncio.sleep(0)
-    rest = [chunk async for chunk in merged]
-    assert len(rest) == 1
-    assert sorted((first + rest[0]).split()) == [b"a0", b"a1", b"a2", b"b0", b"b1", b"b2"]
+    assert given == ["a0", "b0", "c0"]
+    sink.gate.set()
+    await task
+    assert sorted(b"".join(sink.writes).split()) == sorted(name.encode() for name in given)
+    assert len(sink.writes) < len(given)
 
 
 async def test_work_whose_client_stays_gives_its_result() -> None:

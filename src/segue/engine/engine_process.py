@@ -10,11 +10,10 @@ import socket as sockets
 from collections import defaultdict
 from collections.abc import Iterable
 
-import zmq
-
 from segue.core.errors import ConfigError
 from segue.core.output import EngineInfo, EngineStep, RequestOutput, StepStats
 from segue.core.request import AbortRequests, Request
+from segue.engine.channel import ListeningEngine, Peer
 from segue.engine.engine import Engine
 from segue.engine.ipc import Heartbeat, Hello, Message, Refusal, RequestGroup, Shutdown, decode, encode
 from segue.engine.router_limits import narrow
@@ -36,44 +35,36 @@ def run_engine_loop(
     # What is alive now (the model, its libraries) stays alive: without this each full collection walks it in a step.
     gc.collect()
     gc.freeze()
-    context = zmq.Context()
-    try:
-        loop = _EngineLoop(engine, info, context.socket(zmq.ROUTER), endpoint)
+    with contextlib.closing(ListeningEngine(endpoint)) as channel:
+        loop = _EngineLoop(engine, info, channel)
         if stop_signals is not None:
             loop.stop_on(stop_signals)
         loop.run()
-    finally:
-        context.destroy(linger=0)
 
 
 class _EngineLoop:
     """Each request's outputs go to the server that sent it; the statistics of a step go to all."""
 
-    def __init__(self, engine: Engine, info: EngineInfo, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+    def __init__(self, engine: Engine, info: EngineInfo, channel: ListeningEngine) -> None:
         self._engine = engine
         self._info = info
         self._config = engine.config
-        self._socket = socket
-        self._socket.set_hwm(0)  # an output must never be dropped
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a server that is gone raises
-        self._socket.bind(endpoint)
-        self._owners: dict[int, bytes] = {}
-        self._servers: dict[bytes, set[int]] = {}
+        self._channel = channel
+        self._owners: dict[int, Peer] = {}
+        self._servers: dict[Peer, set[int]] = {}
         self._stats = StepStats()
         self._must_stop = False
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
         self._wake_reader, self._wake_writer = sockets.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
-        self._poller.register(self._wake_reader, zmq.POLLIN)
+        channel.watch(self._wake_reader)
         engine.wake_with(self._wake)
         self._watches_parent = True
         self._parent_pid = os.getppid()
         parent = multiprocessing.parent_process()
         self._parent_sentinel = None if parent is None else parent.sentinel
         if self._parent_sentinel is not None:
-            self._poller.register(self._parent_sentinel, zmq.POLLIN)
+            channel.watch(self._parent_sentinel)
 
     def stop_on(self, signals: Iterable[signal.Signals]) -> None:
         """End on these, and not with the parent process."""
@@ -96,35 +87,28 @@ class _EngineLoop:
 
     def _receive(self) -> None:
         """Take all messages there are; wait for one if there is no work. Without a sentinel, look at the parent too."""
-        idle_timeout_ms = 1000 if self._watches_parent and self._parent_sentinel is None else None
-        events = dict(self._poller.poll(0 if self._engine.has_work else idle_timeout_ms))
-        if self._watches_parent and (self._parent_sentinel in events or os.getppid() != self._parent_pid):
+        idle_timeout_s = 1.0 if self._watches_parent and self._parent_sentinel is None else None
+        frames, left, files = self._channel.poll(0.0 if self._engine.has_work else idle_timeout_s)
+        if self._watches_parent and (self._parent_sentinel in files or os.getppid() != self._parent_pid):
             logger.warning("The parent process ended, so does the engine")
             self._must_stop = True
             return
-        if self._wake_reader.fileno() in events:
+        if self._wake_reader in files:
             self._wake_reader.recv(4096)
-        if self._socket in events:
-            self._drain()
+        for server, frame in frames:
+            try:
+                self._handle(server, decode(frame))
+            except ValueError:
+                logger.exception("A message to the engine was ignored")
+        for server in left:
+            self._drop(server)
 
     def _wake(self) -> None:
         """In any thread. A full buffer wakes as well as one more byte; a closed one belongs to an engine that ended."""
         with contextlib.suppress(OSError):
             self._wake_writer.send(b"\0")
 
-    def _drain(self) -> None:
-        while not self._must_stop:
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                server, frame = frames
-                self._handle(server, decode(frame))
-            except ValueError:
-                logger.exception("A message to the engine was ignored")
-
-    def _handle(self, server: bytes, message: Message) -> None:
+    def _handle(self, server: Peer, message: Message) -> None:
         match message:
             case Request():
                 self._add(server, message)
@@ -145,7 +129,7 @@ class _EngineLoop:
             case _:
                 raise ValueError(f"a server does not send {type(message).__name__}")
 
-    def _greet(self, server: bytes, hello: Hello) -> None:
+    def _greet(self, server: Peer, hello: Hello) -> None:
         info = self._info
         if hello.limits is not None:
             try:
@@ -158,7 +142,7 @@ class _EngineLoop:
         self._servers.setdefault(server, set())
         self._send(server, info)
 
-    def _add(self, server: bytes, request: Request) -> None:
+    def _add(self, server: Peer, request: Request) -> None:
         if server not in self._servers:
             raise ValueError("a request came before Hello")
         try:
@@ -172,7 +156,7 @@ class _EngineLoop:
 
     def _send_step(self, step: EngineStep) -> None:
         self._stats = step.stats
-        outputs_by_server: defaultdict[bytes, list[RequestOutput]] = defaultdict(list)
+        outputs_by_server: defaultdict[Peer, list[RequestOutput]] = defaultdict(list)
         for output in step.outputs:
             server = self._owners.get(output.request_id)
             if server is None:  # refused, and aborted before the refusal could be told
@@ -180,20 +164,16 @@ class _EngineLoop:
             outputs_by_server[server].append(output)
             if output.finish_reason is not None or output.error is not None:
                 self._forget(output.request_id)
-        for server in list(self._servers):
+        for server in self._servers:
             self._send(server, EngineStep(outputs=tuple(outputs_by_server[server]), stats=step.stats))
 
-    def _send(self, server: bytes, message: Message) -> None:
-        try:
-            self._socket.send_multipart((server, encode(message)), zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            logger.info("A server is gone, its requests are aborted")
-            self._drop(server)
+    def _send(self, server: Peer, message: Message) -> None:
+        self._channel.send(server, encode(message))
 
-    def _drop(self, server: bytes) -> None:
+    def _drop(self, server: Peer) -> None:
         request_ids = self._servers.pop(server, set())
+        if request_ids:
+            logger.info("A server is gone, its %d requests are aborted", len(request_ids))
         self._engine.abort(request_ids)
         for request_id in request_ids:
             del self._owners[request_id]

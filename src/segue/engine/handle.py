@@ -67,40 +67,96 @@ class RequestStream(AsyncIterator[RequestOutput]):
         self._abort = abort
         self._loop = asyncio.get_running_loop()
         self._outputs: deque[RequestOutput | None] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        """Of the one task that reads; a queue's locks and its list of readers cost more than the rest of a token."""
+        self._waiter: asyncio.Future[bool] | None = None
+        """Of the one task that reads; True: ``_take`` wants no more."""
+        self._take: Callable[[RequestOutput], bool] | None = None
+        """Where outputs go at once; only while ``_waiter`` waits and ``_outputs`` is empty."""
         self._is_complete = False
         self._is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Nothing more is to be read."""
+        return self._is_closed
 
     def push(self, output: RequestOutput) -> None:
         """Producer's side: hand over the next output."""
         self._is_complete = self._is_complete or output.finish_reason is not None or output.error is not None
-        self._put(output)
+        if self._take is None or output.error is not None:
+            self._put(output)
+        else:
+            self._hand_over(output, self._take)
 
     def end(self) -> None:
         """Producer's side: the request was aborted, no output follows."""
         self._is_complete = True
         self._put(None)
 
+    async def read(self, take: Callable[[RequestOutput], bool]) -> None:
+        """Call ``take`` with each output, until it returns False or had the last one; may be called again.
+
+        ``take`` is called where the output is pushed: no task is woken for it, which would cost more than what a
+        server does with a token. What it raises is raised here.
+        """
+        while not self._is_closed:
+            if self._outputs:
+                output = self._pop()
+                if output is None or not take(output):
+                    return
+            elif await self._wait(take):
+                return
+
     async def __anext__(self) -> RequestOutput:
         if self._is_closed:
             raise StopAsyncIteration
         while not self._outputs:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            except asyncio.CancelledError:
-                self._close()
-                raise
+            await self._wait(None)
+        output = self._pop()
+        if output is None:
+            raise StopAsyncIteration
+        return output
+
+    def _pop(self) -> RequestOutput | None:
         output = self._outputs.popleft()
         if output is None:
             self._is_closed = True
-            raise StopAsyncIteration
-        if output.error is not None:
+        elif output.error is not None:
             self._is_closed = True
             raise GenerationError(output.error)
-        self._is_closed = output.finish_reason is not None
+        else:
+            self._is_closed = output.finish_reason is not None
         return output
+
+    async def _wait(self, take: Callable[[RequestOutput], bool] | None) -> bool:
+        self._waiter = self._loop.create_future()
+        self._take = take
+        try:
+            return await self._waiter
+        except asyncio.CancelledError:
+            self._close()
+            raise
+        finally:
+            self._take = None
+
+    def _hand_over(self, output: RequestOutput, take: Callable[[RequestOutput], bool]) -> None:
+        self._is_closed = output.finish_reason is not None
+        try:
+            wants_more = take(output)
+        except Exception as error:
+            self._wake(error)
+        else:
+            if not wants_more or self._is_closed:
+                self._wake(None)
+
+    def _wake(self, error: Exception | None) -> None:
+        """End ``read``."""
+        self._take = None
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            if error is None:
+                waiter.set_result(True)
+            else:
+                waiter.set_exception(error)
 
     async def aclose(self) -> None:
         """End the stream; a request that has not come to its end is aborted. May be called again."""
@@ -115,9 +171,10 @@ class RequestStream(AsyncIterator[RequestOutput]):
 
     def _put(self, output: RequestOutput | None) -> None:
         self._outputs.append(output)
+        self._take = None
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+            waiter.set_result(False)
 
     def __del__(self) -> None:
         # Garbage may be collected in any thread; a closed loop raises RuntimeError and has nothing left to abort.

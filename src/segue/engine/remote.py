@@ -2,25 +2,24 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-
-import zmq
-import zmq.asyncio
-from zmq.utils.monitor import parse_monitor_message
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from segue.core.errors import ConfigError, EngineDeadError
 from segue.core.limits import RouterLimits
 from segue.core.output import EngineInfo, EngineStep, StepStats
 from segue.core.request import AbortRequests, Request
+from segue.engine.channel import FrameError, FrameReader, framed, split_endpoint
 from segue.engine.handle import RequestStream, StepCallback, Streams
 from segue.engine.ipc import Heartbeat, Hello, Message, Refusal, RequestGroup, Shutdown, decode, encode
 
 __all__ = ["RemoteEngine"]
 
-RECONNECT_MS = 20
-"""How often an engine is looked for that does not listen yet; zmq's own 100 ms would be a twentieth of a start."""
 BEATS = 4
 """Without an answer, and the engine counts as silent."""
+
+RECONNECT_S = 0.02
+"""How often an engine is looked for that does not listen yet."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +39,10 @@ class RemoteEngine:
         self._streams = Streams()
         self._info: EngineInfo | None = None
         self._is_ready = asyncio.Event()
-        self._context: zmq.asyncio.Context | None = None
-        self._socket: zmq.asyncio.Socket | None = None
-        self._monitor: zmq.asyncio.Socket | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._connection: _Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._unsent: list[bytes] = []
+        """Frames for an engine that is not there yet."""
         self._num_heard = 0
 
     @property
@@ -66,7 +65,7 @@ class RemoteEngine:
 
         Raises ``EngineDeadError`` after ``timeout_s``, ``ConfigError`` when the engine refuses this handle's limits.
         """
-        if self._socket is None:
+        if self._connecting is None:
             self._open()
         try:
             await asyncio.wait_for(self._is_ready.wait(), timeout_s)
@@ -79,11 +78,9 @@ class RemoteEngine:
         """Give up all requests in flight and leave; the engine goes on."""
         self._is_ready.clear()
         self._streams.fail_all("Server error: the server is shutting down")
-        tasks = self._close_socket()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._context is not None:
-            self._context.destroy(linger=0)
-            self._context = None
+        connecting = self._hang_up()
+        if connecting is not None:
+            await asyncio.gather(connecting, return_exceptions=True)
 
     def mark_dead(self, reason: str = "engine process ended unexpectedly") -> None:
         """The engine process is gone: fail what is in flight, be unhealthy until a new engine answers."""
@@ -93,7 +90,7 @@ class RemoteEngine:
         self._is_ready.clear()
         self._refusal = None
         self._streams.fail_all(f"Server error: {reason}")
-        self._close_socket()
+        self._hang_up()
         self._open()
 
     def _last_stats(self) -> StepStats:
@@ -155,60 +152,88 @@ class RemoteEngine:
             self._send(AbortRequests((request_id,)))
 
     def _send(self, message: Message) -> None:
-        # Never waits: there is no high-water mark, and a connecting DEALER keeps what it is given.
-        if self._socket is not None:
-            self._socket.send(encode(message), zmq.NOBLOCK)
+        """Never waits."""
+        data = framed(encode(message))
+        if self._connection is not None:
+            self._connection.transport.write(data)
+        elif self._connecting is not None:
+            self._unsent.append(data)
 
     def _open(self) -> None:
-        if self._context is None:
-            self._context = zmq.asyncio.Context()
-        socket = self._context.socket(zmq.DEALER)
-        socket.set_hwm(0)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._socket, self._monitor = socket, monitor
-        self._tasks = [
-            asyncio.create_task(self._read(socket), name="engine outputs"),
-            asyncio.create_task(self._watch(monitor), name="engine connection"),
-        ]
-        socket.connect(self.endpoint)
+        self._connecting = asyncio.create_task(self._connect(), name="engine connection")
         self._send(Hello(self._limits))
 
-    def _close_socket(self) -> list[asyncio.Task[None]]:
-        """Returns the tasks that end with the socket."""
-        tasks, self._tasks = self._tasks, []
-        current = asyncio.current_task()
-        for task in tasks:
-            if task is not current:
-                task.cancel()
-        if self._socket is not None:
-            self._socket.disable_monitor()
-            self._socket.close(linger=0)
-        if self._monitor is not None:
-            self._monitor.close(linger=0)
-        self._socket = self._monitor = None
-        return tasks
-
-    async def _read(self, socket: zmq.asyncio.Socket) -> None:
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        place = split_endpoint(self.endpoint)
+        connection = _Connection(self._hear, self._lose)
         while True:
             try:
-                message = decode(await socket.recv())
-            except ValueError:
-                logger.exception("A message of the engine was ignored")
-                continue
-            self._num_heard += 1
-            if isinstance(message, EngineStep):
-                self._streams.deliver(message)
-            elif isinstance(message, EngineInfo):
-                self._info = message
-                self._refusal = None
-                self._is_ready.set()
-            elif isinstance(message, Refusal):
-                logger.error("The engine refuses this server: %s", message.reason)
-                self._refusal = message.reason
-                self._is_ready.set()
+                if isinstance(place, str):
+                    await loop.create_unix_connection(lambda: connection, place)
+                else:
+                    await loop.create_connection(lambda: connection, *place)
+                break
+            except OSError:
+                await asyncio.sleep(RECONNECT_S)
+        self._connection = connection
+        connection.transport.write(b"".join(self._unsent))
+        self._unsent.clear()
 
-    async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
-        parse_monitor_message(await monitor.recv_multipart())
-        self.mark_dead()
+    def _hang_up(self) -> asyncio.Task[None] | None:
+        """Returns the task that ends now."""
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.transport.close()
+        self._unsent.clear()
+        return connecting
+
+    def _hear(self, frame: bytes) -> None:
+        try:
+            message = decode(frame)
+        except ValueError:
+            logger.exception("A message of the engine was ignored")
+            return
+        self._num_heard += 1
+        if isinstance(message, EngineStep):
+            self._streams.deliver(message)
+        elif isinstance(message, EngineInfo):
+            self._info = message
+            self._refusal = None
+            self._is_ready.set()
+        elif isinstance(message, Refusal):
+            logger.error("The engine refuses this server: %s", message.reason)
+            self._refusal = message.reason
+            self._is_ready.set()
+
+    def _lose(self, connection: "_Connection") -> None:
+        if connection is self._connection:
+            self.mark_dead()
+
+
+class _Connection(asyncio.Protocol):
+    """The engine's frames, heard in the call that the event loop makes when they come."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, hear: Callable[[bytes], None], lose: "Callable[[_Connection], None]") -> None:
+        self._hear = hear
+        self._lose = lose
+        self._frames = FrameReader()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._frames.feed(data):
+                self._hear(frame)
+        except FrameError:
+            logger.exception("The engine's connection is broken")
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose(self)

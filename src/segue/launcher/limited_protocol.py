@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from segue.core.config import ServeConfig
+from segue.server.sinks import BODY_WRITER
 
 __all__ = ["ConnectionLimits", "LimitedProtocol", "allow_open_files"]
 
@@ -53,6 +54,30 @@ class ConnectionLimits:
             head_timeout_s=config.client_timeout,
             unread_timeout_s=config.client_timeout,
         )
+
+
+class _BodyWriter:
+    """``BodyWriter`` of one response in chunks."""
+
+    __slots__ = ("_cycle", "_flow", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._flow = cycle.flow
+        self._transport = cycle.transport
+
+    @property
+    def is_full(self) -> bool:
+        return self._flow.write_paused and not self._cycle.disconnected
+
+    def write(self, body: bytes) -> None:
+        if not self._cycle.disconnected:
+            assert self._cycle.chunked_encoding
+            self._transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+
+    async def drain(self) -> None:
+        if self.is_full:
+            await self._flow.drain()
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -154,6 +179,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._declined = self._head_without_upgrade()
         else:
             super().on_headers_complete()
+            self.scope["extensions"] = {BODY_WRITER: {"writer": _BodyWriter(self.cycle)}}
 
     def on_body(self, body: bytes) -> None:
         self._num_body_bytes += len(body)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple, TypeVar
 
@@ -64,7 +64,7 @@ class Timings(NamedTuple):
 
 
 class Generation:
-    """One sequence from its submission on. ``tokens``, ``top_tokens`` and the rest grow while ``steps`` is read."""
+    """One sequence from its submission on. ``tokens``, ``top_tokens`` and the rest grow while it is read."""
 
     def __init__(self, server: Server, admitted: AdmittedRequest) -> None:
         """Submits the request to the engine."""
@@ -92,24 +92,34 @@ class Generation:
             trace.generations.append(self)
         self._outputs = server.engine.submit(self._request)
 
-    async def steps(self) -> AsyncGenerator[list[Token], None]:
-        """The tokens of each step, at least one; ``finish_reason`` is set when the last are given.
+    async def read(self, take: Callable[[list[Token]], bool]) -> bool:
+        """Call ``take`` with the tokens of each step, at least one, until it returns False or had the last ones.
 
-        Aborts the request when it is closed early. Raises GenerationError, IncompleteGenerationError.
+        Returns whether there are more, for which ``read`` is to be called again. ``finish_reason`` is set when
+        ``take`` is given the last tokens. Raises GenerationError, IncompleteGenerationError, and what ``take`` raises.
         """
-        async with aclosing(self._outputs) as outputs:
-            async for output in outputs:
-                tokens = self._read(output)
-                if tokens:
-                    yield tokens
-                if self.finish_reason is not None:
-                    return
-        raise IncompleteGenerationError
+
+        def take_output(output: RequestOutput) -> bool:
+            tokens = self._read(output)
+            goes_on = not tokens or take(tokens)
+            return goes_on and self.finish_reason is None
+
+        await self._outputs.read(take_output)
+        if self.finish_reason is not None:
+            return False
+        if self._outputs.is_closed:
+            raise IncompleteGenerationError
+        return True
+
+    async def aclose(self) -> None:
+        """Abort what has not come to its end. May be called again."""
+        await self._outputs.aclose()
 
     async def run(self) -> "Generation":
         """Read all steps; for answers that are sent at once."""
-        async for _ in self.steps():
-            pass
+        async with aclosing(self):
+            while await self.read(lambda _: True):
+                pass
         return self
 
     @property

@@ -6,7 +6,7 @@ A dialect renders the static parts of its events once a request; per token it on
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, TypedDict, TypeVar
 
@@ -18,6 +18,7 @@ from segue.core.errors import IncompleteGenerationError, IncompleteStreamError, 
 from segue.server.admission import Ask
 from segue.server.generation import Generation, Token
 from segue.server.openai_words import OpenAIWords
+from segue.server.sinks import Events, EventSink, ResponseSink, response_sink
 from segue.server.state import Server
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "StreamUsage",
     "chat_logprob",
     "error_object",
-    "merge",
     "stream_events",
     "unless_client_leaves",
     "usage",
@@ -222,67 +222,48 @@ def error_object(error: RequestError) -> dict[str, str]:
     return {"error": str(error), "error_type": error.error_type}
 
 
-async def stream_events(server: Server, ask: Ask, dialect: Dialect) -> AsyncGenerator[bytes, None]:
-    """The events of one generation: one ``bytes`` a step, or one for the error. The status is 200 in either case."""
+async def stream_events(server: Server, ask: Ask, dialect: Dialect, sink: EventSink) -> None:
+    """Write the events of one generation: a piece a step, or one for the error. The status is 200 in either case."""
     metrics = server.metrics
     metrics.request_count.add()
     is_complete = False
+
+    def write(tokens: list[Token]) -> bool:
+        nonlocal is_complete
+        if generation.finish_reason is not None:
+            # Before the last event: a client may leave as soon as it has that.
+            generation.record_success()
+            is_complete = True
+        events = dialect.render(generation, tokens)
+        if events:
+            sink.write(events)
+        return not sink.is_full
+
     try:
         with server.admission.permits(ask.parameters, streaming=True):
             generation = Generation(server, await server.admission.admit(ask))
-            async with aclosing(generation.steps()) as steps:
-                async for tokens in steps:
-                    if generation.finish_reason is not None:
-                        # Before the last event: a client may leave as soon as it has that.
-                        generation.record_success()
-                        is_complete = True
-                    yield dialect.render(generation, tokens)
+            async with aclosing(generation):
+                while await generation.read(write):
+                    await sink.drain()
     except RequestError as error:
         server.record_failure(ask.name, error)
-        yield dialect.error(IncompleteStreamError() if isinstance(error, IncompleteGenerationError) else error)
-    except (asyncio.CancelledError, GeneratorExit):
+        sink.write(dialect.error(IncompleteStreamError() if isinstance(error, IncompleteGenerationError) else error))
+    except asyncio.CancelledError:
         if not is_complete:
             metrics.dropped()
         raise
     except Exception:
         logger.exception("A stream failed")
         metrics.failure(IncompleteStreamError())
-        yield dialect.error(IncompleteStreamError())
-
-
-async def merge(streams: Sequence[AsyncIterator[bytes]]) -> AsyncGenerator[bytes, None]:
-    """Everything from ``streams`` as it comes; what came since the last time in one piece."""
-    waiting: list[bytes] = []
-    news = asyncio.Event()
-
-    async def read(stream: AsyncIterator[bytes]) -> None:
-        async for chunk in stream:
-            waiting.append(chunk)
-            news.set()
-
-    tasks = [asyncio.ensure_future(read(stream)) for stream in streams]
-    for task in tasks:
-        task.add_done_callback(lambda _: news.set())
-    try:
-        while waiting or not all(task.done() for task in tasks):
-            await news.wait()
-            news.clear()
-            if waiting:
-                chunk = b"".join(waiting)
-                waiting.clear()
-                yield chunk
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        sink.write(dialect.error(IncompleteStreamError()))
 
 
 class EventStream:
-    """An ASGI response that sends ``events`` until they end or the client leaves, which closes them at once."""
+    """An ASGI response that sends ``events`` until they end or the client leaves, which cancels them at once."""
 
     def __init__(
         self,
-        events: AsyncGenerator[bytes, None],
+        events: Events,
         headers: Mapping[str, str],
         *,
         last: bytes = b"",
@@ -298,13 +279,13 @@ class EventStream:
         }
         self._last = last
         self._keep_alive_s = keep_alive_s
-        self._sent_time = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        pump = asyncio.ensure_future(self._pump(send))
-        keep_alive = asyncio.ensure_future(self._keep_alive(send))
+        sink = response_sink(scope, send)
+        pump = asyncio.ensure_future(self._pump(sink, send))
+        keep_alive = asyncio.ensure_future(self._keep_alive(sink, send))
         leaving = asyncio.ensure_future(_until_client_leaves(receive))
         try:
             await asyncio.wait([pump, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -315,21 +296,19 @@ class EventStream:
                 task.cancel()
             await asyncio.gather(pump, keep_alive, leaving, return_exceptions=True)
 
-    async def _pump(self, send: Send) -> None:
-        async with aclosing(self._events) as events:
-            async for chunk in events:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                self._sent_time = time.monotonic()
+    async def _pump(self, sink: ResponseSink, send: Send) -> None:
+        await self._events(sink)
+        await sink.drain()
         await send({"type": "http.response.body", "body": self._last, "more_body": False})
 
-    async def _keep_alive(self, send: Send) -> None:
+    async def _keep_alive(self, sink: ResponseSink, send: Send) -> None:
         while True:
-            silence_s = time.monotonic() - self._sent_time
+            silence_s = time.monotonic() - sink.written_time
             if silence_s < self._keep_alive_s:
                 await asyncio.sleep(self._keep_alive_s - silence_s)
             else:
                 await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
-                self._sent_time = time.monotonic()
+                sink.written_time = time.monotonic()
 
 
 async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T], on_leave: Callable[[], None]) -> T:

@@ -6,8 +6,7 @@ functions and the answer is read in that format; a call that must come is held t
 that may also say something chooses ``no_tool`` for that and is then asked again, without functions.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -20,6 +19,7 @@ from segue.protocol.openai import ChatRequest, FunctionDefinition, NamedToolChoi
 from segue.protocol.tgi import JsonGrammar
 from segue.server.admission import Ask
 from segue.server.generation import Generation, Token, generate
+from segue.server.sinks import EventSink
 from segue.server.state import Server
 from segue.server.stream import Dialect, stream_events
 from segue.text.chat_template import ChatTemplate
@@ -270,15 +270,12 @@ class ToolDialect(Dialect, Protocol):
         """What it reads its steps with. While that ``is_declined`` it renders nothing."""
 
 
-async def stream_turn(server: Server, turn: Turn, dialect: ToolDialect) -> AsyncGenerator[bytes, None]:
+async def stream_turn(server: Server, turn: Turn, dialect: ToolDialect, sink: EventSink) -> None:
     """As ``stream_events``; after ``no_tool`` the events of the second answer follow, and only they are seen."""
     for ask in (turn.ask, turn.plain):
         if ask is None:
             return
-        async with aclosing(stream_events(server, ask, dialect)) as events:
-            async for event in events:
-                if event:
-                    yield event
+        await stream_events(server, ask, dialect, sink)
         if not dialect.reading.is_declined:
             return
         dialect.reading.begin_again()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -17,6 +18,7 @@ from segue.server.generation import all_or_none, longest_headers, timing_headers
 from segue.server.grammars import wire_grammar
 from segue.server.openai_parameters import choices, logit_bias, randomness, stop_strings
 from segue.server.replies import json_reply
+from segue.server.sinks import Events, merge
 from segue.server.state import Server
 from segue.server.stream import (
     DONE,
@@ -25,7 +27,6 @@ from segue.server.stream import (
     EventStream,
     StreamUsage,
     chat_logprob,
-    merge,
     stream_events,
     unless_client_leaves,
     usage,
@@ -134,7 +135,7 @@ def _turns(server: Server, body: ChatRequest, turn: Turn) -> list[Turn]:
 def _streamed(server: Server, body: ChatRequest, turns: list[Turn], model: str) -> ASGIApp:
     chunk_id = server.words.new_id("chatcmpl-")
     total = StreamUsage(len(turns), len(turns)) if body.stream_options and body.stream_options.include_usage else None
-    streams = []
+    streams: list[Events] = []
     for index, turn in enumerate(turns):
         shape = ChatShape(
             chunk_id=chunk_id,
@@ -145,11 +146,11 @@ def _streamed(server: Server, body: ChatRequest, turns: list[Turn], model: str) 
             index=index,
         )
         if turn.offer is None:
-            streams.append(stream_events(server, turn.ask, ChatEvents(server.words, **shape)))
+            streams.append(partial(stream_events, server, turn.ask, ChatEvents(server.words, **shape)))
         else:
             reading = Reading(turn.offer, is_gradual=True)
             events = ToolChatEvents(server.words, reading, call_ids(server, body), **shape)
-            streams.append(stream_turn(server, turn, events))
+            streams.append(partial(stream_turn, server, turn, events))
     headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(turns[0].ask.inputs))}
     return EventStream(streams[0] if len(streams) == 1 else merge(streams), headers, last=DONE)
 
@@ -160,7 +161,7 @@ async def turn_reply(
     """The answer at once, as ``body_of`` it, or its ``events`` as they come."""
     if events is not None:
         headers = {"x-compute-type": server.compute_type, "x-compute-characters": str(len(turn.ask.inputs))}
-        return EventStream(stream_turn(server, turn, events), headers)
+        return EventStream(partial(stream_turn, server, turn, events), headers)
     answer = await unless_client_leaves(request.receive, answer_turn(server, turn), server.metrics.dropped)
     return json_reply(body_of(answer), headers=timing_headers(answer.generation, server.compute_type))
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -17,8 +18,9 @@ from segue.server.generation import all_or_none, generate, sum_headers, timing_h
 from segue.server.grammars import wire_grammar
 from segue.server.openai_parameters import choices, logit_bias, randomness, stop_strings
 from segue.server.replies import json_reply
+from segue.server.sinks import Events, merge
 from segue.server.state import Server
-from segue.server.stream import DONE, EventStream, StreamUsage, merge, stream_events, unless_client_leaves, usage
+from segue.server.stream import DONE, EventStream, StreamUsage, stream_events, unless_client_leaves, usage
 
 __all__ = ["completions", "run_completions"]
 
@@ -128,8 +130,9 @@ async def _prompt_text(server: Server, text: str, ids: tuple[int, ...] | None) -
 def _streamed(server: Server, body: CompletionRequest, asked: list[Choice], n: int) -> ASGIApp:
     total = StreamUsage(len(asked), n) if body.stream_options and body.stream_options.include_usage else None
     chunk_id = server.words.new_id("cmpl-")
-    streams = [
-        stream_events(
+    streams: list[Events] = [
+        partial(
+            stream_events,
             server,
             each.ask,
             CompletionEvents(

@@ -1,6 +1,7 @@
 """TGI's own routes: ``/generate``, ``/generate_stream``, ``/``."""
 
 import time
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -64,7 +65,7 @@ def _streamed(server: Server, body: GenerateRequest, *, default_full_text: bool)
     ask = _ask("generate_stream", body)
     dialect = GenerateEvents(wants_details=body.parameters.details, prefix=_prefix(body, default_full_text))
     return EventStream(
-        stream_events(server, ask, dialect),
+        partial(stream_events, server, ask, dialect),
         {"x-compute-type": server.compute_type, "x-compute-characters": str(len(body.inputs))},
     )
 
