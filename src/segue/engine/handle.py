@@ -12,7 +12,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from segue.core.errors import GenerationError
 from segue.core.output import EngineInfo, EngineStep, RequestOutput, StepStats
@@ -191,7 +191,8 @@ class Streams:
         # Servers of one engine draw different upper bits; 62 bits in all.
         self._request_ids = itertools.count(secrets.randbits(30) << 32)
         # Weak, so that a stream that its reader dropped is collected and gives its request up.
-        self._streams: WeakValueDictionary[int, RequestStream] = WeakValueDictionary()
+        # (A WeakValueDictionary does more for each output than what is needed of it here.)
+        self._streams: dict[int, ref[RequestStream]] = {}
 
     def next_request_id(self) -> int:
         return next(self._request_ids)
@@ -200,7 +201,14 @@ class Streams:
         """Raises ``ValueError`` when the id is in flight already."""
         if request_id in self._streams:
             raise ValueError(f"request {request_id} is in flight already")
-        stream = self._streams[request_id] = RequestStream(request_id, abort)
+        stream = RequestStream(request_id, abort)
+        streams = self._streams
+
+        def drop(reference: ref[RequestStream]) -> None:
+            if streams.get(request_id) is reference:
+                del streams[request_id]
+
+        streams[request_id] = ref(stream, drop)
         return stream
 
     def deliver(self, step: EngineStep) -> None:
@@ -211,21 +219,26 @@ class Streams:
             except Exception:
                 logger.exception("A callback of the engine's steps failed")
         for output in step.outputs:
-            stream = self._streams.get(output.request_id)
+            reference = self._streams.get(output.request_id)
+            stream = None if reference is None else reference()
             if stream is not None:
                 stream.push(output)
                 if output.finish_reason is not None or output.error is not None:
-                    del self._streams[output.request_id]
+                    self._streams.pop(output.request_id, None)
+
+    def _take_out(self, request_id: int) -> RequestStream | None:
+        reference = self._streams.pop(request_id, None)
+        return None if reference is None else reference()
 
     def end(self, request_id: int) -> None:
         """The request was aborted."""
-        stream = self._streams.pop(request_id, None)
+        stream = self._take_out(request_id)
         if stream is not None:
             stream.end()
 
     def fail(self, request_id: int, reason: str) -> None:
         """The request's stream raises ``GenerationError`` with ``reason``."""
-        stream = self._streams.pop(request_id, None)
+        stream = self._take_out(request_id)
         if stream is not None:
             stream.push(RequestOutput(request_id=request_id, error=reason))
 

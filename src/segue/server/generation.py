@@ -175,6 +175,7 @@ class Generation:
     def record_success(self) -> None:
         """Into the metrics and the log, once a request: of ``best_of`` sequences the best."""
         metrics, timings, num_tokens = self._server.metrics, self.timings(), len(self.tokens)
+        metrics.settle()
         metrics.request_success.add()
         metrics.request_duration.observe(timings.total_time)
         metrics.validation_duration.observe(timings.validation_time)
