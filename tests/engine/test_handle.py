@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import logging
+from collections.abc import Sequence
 
 import pytest
 
@@ -153,9 +154,11 @@ class Taker:
         self.outputs: list[RequestOutput] = []
         self.count = count
         self.error = error
+        self.num_calls = 0
 
-    def __call__(self, output: RequestOutput) -> bool:
-        self.outputs.append(output)
+    def __call__(self, outputs: Sequence[RequestOutput]) -> bool:
+        self.outputs += outputs
+        self.num_calls += 1
         if self.error is not None:
             raise self.error
         return len(self.outputs) < self.count
@@ -194,10 +197,40 @@ async def test_what_is_not_wanted_now_waits_for_the_next_read(f: Fixture) -> Non
     await task
     assert f.stream is not None
     assert not f.stream.is_closed
-    take.count = 3
     await f.stream.read(take)
-    assert take.outputs == [TOKEN, TOKEN, TOKEN]
-    assert await read(f.stream) == [LAST]
+    assert take.outputs == [TOKEN, TOKEN, TOKEN, LAST]
+    assert f.stream.is_closed
+
+
+async def test_an_error_waits_for_the_outputs_before_it(f: Fixture) -> None:
+    f.deliver(TOKEN)
+    f.deliver(TOKEN)
+    f.deliver(ERROR)
+    take = Taker()
+    assert f.stream is not None
+    with pytest.raises(GenerationError, match="boom"):
+        await f.stream.read(take)
+    assert take.outputs == [TOKEN, TOKEN]
+
+
+async def test_several_steps_at_once(f: Fixture) -> None:
+    other = f.streams.open(2, f.aborted.append)
+    take, calls = Taker(), list[int]()
+    f.streams.on_step.append(lambda stats: calls.append(stats.num_running))
+    task = await reading(f, take)
+    ended = RequestOutput(request_id=2, finish_reason=FinishReason.LENGTH)
+    f.streams.deliver_all(
+        [
+            EngineStep(outputs=(TOKEN, ended), stats=StepStats(num_running=2)),
+            EngineStep(outputs=(TOKEN,), stats=StepStats(num_running=1)),
+            EngineStep(outputs=(LAST,), stats=StepStats()),
+        ]
+    )
+    assert (take.outputs, take.num_calls, calls) == ([TOKEN, TOKEN, LAST], 1, [2, 1, 0])
+    await task
+    assert await read(other) == [ended]
+    f.streams.open(1, f.aborted.append)
+    f.streams.open(2, f.aborted.append)
 
 
 async def test_an_error_output_is_raised_by_read(f: Fixture) -> None:

@@ -96,6 +96,7 @@ class ListeningEngine:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._peers: set[Peer] = set()
+        self._waiting: set[Peer] = set()
 
     def watch(self, file: int | sockets.socket) -> None:
         """Have ``poll`` return when ``file`` can be read."""
@@ -118,13 +119,24 @@ class ListeningEngine:
                 files.append(key.data)
         return frames, left, files
 
-    def send(self, peer: Peer, frame: bytes | bytearray) -> None:
-        """Never waits. Of a peer that is gone ``poll`` will tell."""
+    def send(self, peer: Peer, frame: bytes | bytearray, *, may_wait: bool = False) -> None:
+        """Never waits; but the frame does, with ``may_wait``, for the next one without or for ``flush``.
+
+        Of a peer that is gone ``poll`` will tell.
+        """
         if peer not in self._peers:
             return
         peer.unsent += framed(frame)
-        if len(peer.unsent) == _LENGTH.size + len(frame):
+        if may_wait:
+            self._waiting.add(peer)
+        else:
             self._flush(peer)
+
+    def flush(self) -> None:
+        """Send what waits."""
+        for peer in self._waiting & self._peers:
+            self._flush(peer)
+        self._waiting.clear()
 
     def close(self) -> None:
         """Hang up on all."""

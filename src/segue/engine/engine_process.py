@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import socket as sockets
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -19,6 +20,10 @@ from segue.engine.ipc import Heartbeat, Hello, Message, Refusal, RequestGroup, S
 from segue.engine.router_limits import narrow
 
 __all__ = ["run_engine_loop"]
+
+GATHER_S = 0.004
+"""Steps that follow each other faster are sent together, but for the first and last of a request: a message wakes the
+server, which takes the processor from the engine's threads for longer than a token of a small model takes."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +58,7 @@ class _EngineLoop:
         self._owners: dict[int, Peer] = {}
         self._servers: dict[Peer, set[int]] = {}
         self._stats = StepStats()
+        self._flushed_time = 0.0
         self._must_stop = False
         self._wake_reader, self._wake_writer = sockets.socketpair()
         self._wake_reader.setblocking(False)
@@ -88,7 +94,11 @@ class _EngineLoop:
     def _receive(self) -> None:
         """Take all messages there are; wait for one if there is no work. Without a sentinel, look at the parent too."""
         idle_timeout_s = 1.0 if self._watches_parent and self._parent_sentinel is None else None
+        if not self._engine.has_work:
+            self._channel.flush()
         frames, left, files = self._channel.poll(0.0 if self._engine.has_work else idle_timeout_s)
+        if frames:  # the next step may be a long one
+            self._channel.flush()
         if self._watches_parent and (self._parent_sentinel in files or os.getppid() != self._parent_pid):
             logger.warning("The parent process ended, so does the engine")
             self._must_stop = True
@@ -165,7 +175,12 @@ class _EngineLoop:
             if output.finish_reason is not None or output.error is not None:
                 self._forget(output.request_id)
         for server in self._servers:
-            self._send(server, EngineStep(outputs=tuple(outputs_by_server[server]), stats=step.stats))
+            frame = encode(EngineStep(outputs=tuple(outputs_by_server[server]), stats=step.stats))
+            self._channel.send(server, frame, may_wait=True)
+        now = time.monotonic()
+        if now - self._flushed_time >= GATHER_S or _is_urgent(step):
+            self._channel.flush()
+            self._flushed_time = now
 
     def _send(self, server: Peer, message: Message) -> None:
         self._channel.send(server, encode(message))
@@ -180,3 +195,12 @@ class _EngineLoop:
 
     def _forget(self, request_id: int) -> None:
         self._servers[self._owners.pop(request_id)].discard(request_id)
+
+
+def _is_urgent(step: EngineStep) -> bool:
+    """Whether a request begins or ends in it, or the next step may take long."""
+    stats = step.stats
+    return stats.num_waiting + stats.num_prefill_sequences > 0 or any(
+        output.scheduled_time is not None or output.finish_reason is not None or output.error is not None
+        for output in step.outputs
+    )

@@ -10,7 +10,7 @@ import itertools
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 from weakref import ref
 
@@ -23,6 +23,7 @@ __all__ = ["EngineHandle", "RequestStream", "StepCallback", "Streams"]
 logger = logging.getLogger(__name__)
 
 StepCallback = Callable[[StepStats], None]
+TakeOutputs = Callable[[Sequence[RequestOutput]], bool]
 
 
 class EngineHandle(Protocol):
@@ -69,7 +70,7 @@ class RequestStream(AsyncIterator[RequestOutput]):
         self._outputs: deque[RequestOutput | None] = deque()
         self._waiter: asyncio.Future[bool] | None = None
         """Of the one task that reads; True: ``_take`` wants no more."""
-        self._take: Callable[[RequestOutput], bool] | None = None
+        self._take: TakeOutputs | None = None
         """Where outputs go at once; only while ``_waiter`` waits and ``_outputs`` is empty."""
         self._is_complete = False
         self._is_closed = False
@@ -79,29 +80,30 @@ class RequestStream(AsyncIterator[RequestOutput]):
         """Nothing more is to be read."""
         return self._is_closed
 
-    def push(self, output: RequestOutput) -> None:
-        """Producer's side: hand over the next output."""
-        self._is_complete = self._is_complete or output.finish_reason is not None or output.error is not None
-        if self._take is None or output.error is not None:
-            self._put(output)
+    def push(self, outputs: Sequence[RequestOutput]) -> None:
+        """Producer's side: hand over the next outputs, at least one."""
+        last = outputs[-1]
+        self._is_complete = self._is_complete or last.finish_reason is not None or last.error is not None
+        if self._take is None or last.error is not None:
+            self._put(outputs)
         else:
-            self._hand_over(output, self._take)
+            self._hand_over(outputs, self._take)
 
     def end(self) -> None:
         """Producer's side: the request was aborted, no output follows."""
         self._is_complete = True
-        self._put(None)
+        self._put((None,))
 
-    async def read(self, take: Callable[[RequestOutput], bool]) -> None:
-        """Call ``take`` with each output, until it returns False or had the last one; may be called again.
+    async def read(self, take: TakeOutputs) -> None:
+        """Call ``take`` with outputs as they come, until it returns False or had the last one; may be called again.
 
-        ``take`` is called where the output is pushed: no task is woken for it, which would cost more than what a
+        ``take`` is called where the outputs are pushed: no task is woken for it, which would cost more than what a
         server does with a token. What it raises is raised here.
         """
         while not self._is_closed:
             if self._outputs:
-                output = self._pop()
-                if output is None or not take(output):
+                outputs = self._pop_all()
+                if not outputs or not take(outputs):
                     return
             elif await self._wait(take):
                 return
@@ -127,7 +129,17 @@ class RequestStream(AsyncIterator[RequestOutput]):
             self._is_closed = output.finish_reason is not None
         return output
 
-    async def _wait(self, take: Callable[[RequestOutput], bool] | None) -> bool:
+    def _pop_all(self) -> list[RequestOutput]:
+        """Those there are. An error behind others is left for later."""
+        outputs: list[RequestOutput] = []
+        while self._outputs and not (outputs and self._outputs[0] is not None and self._outputs[0].error is not None):
+            output = self._pop()
+            if output is None:
+                break
+            outputs.append(output)
+        return outputs
+
+    async def _wait(self, take: TakeOutputs | None) -> bool:
         self._waiter = self._loop.create_future()
         self._take = take
         try:
@@ -138,10 +150,10 @@ class RequestStream(AsyncIterator[RequestOutput]):
         finally:
             self._take = None
 
-    def _hand_over(self, output: RequestOutput, take: Callable[[RequestOutput], bool]) -> None:
-        self._is_closed = output.finish_reason is not None
+    def _hand_over(self, outputs: Sequence[RequestOutput], take: TakeOutputs) -> None:
+        self._is_closed = outputs[-1].finish_reason is not None
         try:
-            wants_more = take(output)
+            wants_more = take(outputs)
         except Exception as error:
             self._wake(error)
         else:
@@ -164,13 +176,13 @@ class RequestStream(AsyncIterator[RequestOutput]):
 
     def _close(self) -> None:
         self._is_closed = True
-        self._put(None)  # for a task that may be waiting
+        self._put((None,))  # for a task that may be waiting
         if not self._is_complete:
             self._is_complete = True
             self._abort(self.request_id)
 
-    def _put(self, output: RequestOutput | None) -> None:
-        self._outputs.append(output)
+    def _put(self, outputs: Sequence[RequestOutput | None]) -> None:
+        self._outputs += outputs
         self._take = None
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
@@ -213,18 +225,34 @@ class Streams:
 
     def deliver(self, step: EngineStep) -> None:
         """Hand out what a step gave."""
+        self._call_back(step.stats)
+        for output in step.outputs:
+            self._push(output.request_id, (output,))
+
+    def deliver_all(self, steps: Sequence[EngineStep]) -> None:
+        """Hand out what several steps gave, to each request all of it at once."""
+        gathered: dict[int, list[RequestOutput]] = {}
+        for step in steps:
+            self._call_back(step.stats)
+            for output in step.outputs:
+                gathered.setdefault(output.request_id, []).append(output)
+        for request_id, outputs in gathered.items():
+            self._push(request_id, outputs)
+
+    def _call_back(self, stats: StepStats) -> None:
         for callback in self.on_step:
             try:
-                callback(step.stats)
+                callback(stats)
             except Exception:
                 logger.exception("A callback of the engine's steps failed")
-        for output in step.outputs:
-            reference = self._streams.get(output.request_id)
-            stream = None if reference is None else reference()
-            if stream is not None:
-                stream.push(output)
-                if output.finish_reason is not None or output.error is not None:
-                    self._streams.pop(output.request_id, None)
+
+    def _push(self, request_id: int, outputs: Sequence[RequestOutput]) -> None:
+        reference = self._streams.get(request_id)
+        stream = None if reference is None else reference()
+        if stream is not None:
+            stream.push(outputs)
+            if outputs[-1].finish_reason is not None or outputs[-1].error is not None:
+                self._streams.pop(request_id, None)
 
     def _take_out(self, request_id: int) -> RequestStream | None:
         reference = self._streams.pop(request_id, None)
@@ -240,7 +268,7 @@ class Streams:
         """The request's stream raises ``GenerationError`` with ``reason``."""
         stream = self._take_out(request_id)
         if stream is not None:
-            stream.push(RequestOutput(request_id=request_id, error=reason))
+            stream.push((RequestOutput(request_id=request_id, error=reason),))
 
     @property
     def has_any(self) -> bool:

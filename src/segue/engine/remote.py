@@ -191,23 +191,29 @@ class RemoteEngine:
         self._unsent.clear()
         return connecting
 
-    def _hear(self, frame: bytes) -> None:
-        try:
-            message = decode(frame)
-        except ValueError:
-            logger.exception("A message of the engine was ignored")
-            return
-        self._num_heard += 1
-        if isinstance(message, EngineStep):
-            self._streams.deliver(message)
-        elif isinstance(message, EngineInfo):
-            self._info = message
-            self._refusal = None
-            self._is_ready.set()
-        elif isinstance(message, Refusal):
-            logger.error("The engine refuses this server: %s", message.reason)
-            self._refusal = message.reason
-            self._is_ready.set()
+    def _hear(self, frames: Sequence[bytes]) -> None:
+        steps: list[EngineStep] = []
+        for frame in frames:
+            try:
+                message = decode(frame)
+            except ValueError:
+                logger.exception("A message of the engine was ignored")
+                continue
+            self._num_heard += 1
+            if isinstance(message, EngineStep):
+                steps.append(message)
+            elif isinstance(message, EngineInfo):
+                self._info = message
+                self._refusal = None
+                self._is_ready.set()
+            elif isinstance(message, Refusal):
+                logger.error("The engine refuses this server: %s", message.reason)
+                self._refusal = message.reason
+                self._is_ready.set()
+        if len(steps) == 1:
+            self._streams.deliver(steps[0])
+        elif steps:
+            self._streams.deliver_all(steps)
 
     def _lose(self, connection: "_Connection") -> None:
         if connection is self._connection:
@@ -219,7 +225,7 @@ class _Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, hear: Callable[[bytes], None], lose: "Callable[[_Connection], None]") -> None:
+    def __init__(self, hear: Callable[[Sequence[bytes]], None], lose: "Callable[[_Connection], None]") -> None:
         self._hear = hear
         self._lose = lose
         self._frames = FrameReader()
@@ -229,8 +235,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            for frame in self._frames.feed(data):
-                self._hear(frame)
+            self._hear(self._frames.feed(data))
         except FrameError:
             logger.exception("The engine's connection is broken")
             self.transport.abort()

@@ -93,18 +93,22 @@ class Generation:
         self._outputs = server.engine.submit(self._request)
 
     async def read(self, take: Callable[[list[Token]], bool]) -> bool:
-        """Call ``take`` with the tokens of each step, at least one, until it returns False or had the last ones.
+        """Call ``take`` with new tokens, at least one, until it returns False or had the last ones.
 
         Returns whether there are more, for which ``read`` is to be called again. ``finish_reason`` is set when
         ``take`` is given the last tokens. Raises GenerationError, IncompleteGenerationError, and what ``take`` raises.
         """
 
-        def take_output(output: RequestOutput) -> bool:
-            tokens = self._read(output)
+        def take_outputs(outputs: Sequence[RequestOutput]) -> bool:
+            tokens = self._read(outputs[0])
+            for output in outputs[1:]:
+                if self.finish_reason is not None:  # a stop string: what the engine made since is not wanted
+                    break
+                tokens += self._read(output)
             goes_on = not tokens or take(tokens)
             return goes_on and self.finish_reason is None
 
-        await self._outputs.read(take_output)
+        await self._outputs.read(take_outputs)
         if self.finish_reason is not None:
             return False
         if self._outputs.is_closed:
