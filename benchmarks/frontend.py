@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import uvloop
 from report import machine, record
+from server import cpu_seconds
 
 from segue.core.config import ServeConfig
 from segue.core.output import EngineInfo, EngineStep, FinishReason, RequestOutput, StepStats, TokenOutput
@@ -158,11 +159,6 @@ class Child:
         self._process.join()
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far: Linux's clock id of another process's CPU clock."""
-    return time.clock_gettime((~pid << 3) | 2)
-
-
 class StandIn:
     """What ``run_engine_loop`` asks of an engine: it holds requests back until all have come, then runs in step."""
 
@@ -209,7 +205,8 @@ class StandIn:
         if end is not None:
             self._ids = []
         size = len(outputs)
-        stats = StepStats(num_running=size, num_scheduled_tokens=size, num_decode_sequences=size)
+        now = time.monotonic()
+        stats = StepStats(num_running=size, num_scheduled_tokens=size, num_decode_sequences=size, end_time=now)
         return EngineStep(outputs=outputs, stats=stats)
 
 

@@ -2,12 +2,12 @@
 
     python benchmarks/http_loss.py --model models/llama-1b --quantize int8 --streams 1 16 --repeats 5
 
-Alone, a process builds the engine as ``segue serve`` does and calls its steps. Served, every token is a server-sent event
-of its own, read over plain sockets by this process: ``eager`` wakes for each event, and pays for it with the same cores;
-``bulk`` leaves all but the first in the kernel until the stream ends, as a client on another machine would cost nothing.
-One stream counts tokens a second after the first token; several count all tokens over the whole time, prompts included.
-Prints medians, the loss, the median loss of the pairs, and CPU time a token of each process; appends a JSON line a row
-to benchmarks/results/http-loss.jsonl.
+Alone, a process builds the engine as ``segue serve`` does and calls its steps. Served, every token is a server-sent
+event of its own, read over plain sockets by this process: ``eager`` wakes for each event, and pays for it with the same
+cores; ``bulk`` leaves all but the first in the kernel until the stream ends, as a client on another machine would cost
+nothing. One stream counts tokens a second after the first token; several count all tokens over the whole time, prompts
+included. Prints medians, the loss, the median loss of the pairs, that of the best runs, and the CPU time that each
+process takes for a token; appends a JSON line a row to benchmarks/results/http-loss.jsonl.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 
 from report import machine, record
-from serving import cpu_seconds, served
+from server import cpu_seconds, served
 
 from segue.text.tokenizer import Tokenizer
 
@@ -229,7 +229,8 @@ def stream_all(port: int, work: list[Work], *, is_bulk: bool) -> Run:
                 connections.pop(fd).close()
                 continue
             last = time.perf_counter() - started
-            assert b'"error"' not in data and (tails[fd] or data.startswith(b"HTTP/1.1 200")), data
+            assert b'"error"' not in data, data
+            assert tails[fd] or data.startswith(b"HTTP/1.1 200"), data
             num_events = (tails[fd] + data).count(b"\n\n")
             tails[fd] = data[-1:] if data[-1:] == b"\n" and data[-2:] != b"\n\n" else b" "
             if num_events and not counts[fd]:

@@ -9,14 +9,8 @@ benchmarks/results/serve.jsonl.
 
 import argparse
 import asyncio
-import contextlib
 import json
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +18,7 @@ import torch
 from checkpoints import SHAPES, checkpoint, words
 from peers.transformers_generate import TransformersPeer
 from report import machine, print_table, record
+from server import served, tree_memory
 from workload import Timing, WorkItem, requests_for, summarize
 
 
@@ -37,8 +32,9 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.model:
         folder = checkpoint(name, args.cache)
-        with _server(folder, args.flags.split()) as (port, facts):
-            rows = _compare(name, port, TransformersPeer(folder), args.streams, args.repeats)
+        with served(folder, args.flags.split()) as server:
+            facts = {"ready_s": round(server.ready_s, 2), "memory_mb": round(tree_memory(server.pids["api"]) / 1e6)}
+            rows = _compare(name, server.port, TransformersPeer(folder), args.streams, args.repeats)
         print(f"\n{name}: ready after {facts['ready_s']:.1f} s, {facts['memory_mb']:.0f} MB in all processes")
         print_table(rows, ours="segue, HTTP")
         record("serve", rows, {"threads": torch.get_num_threads(), **facts, **machine()})
@@ -85,38 +81,6 @@ async def _stream(port: int, item: WorkItem, started: float) -> Timing:
     writer.close()
     assert len(times) == item.max_new_tokens, (len(times), item.max_new_tokens)
     return Timing(started, times)
-
-
-@contextlib.contextmanager
-def _server(folder: Path, flags: list[str]) -> Iterator[tuple[int, dict[str, float]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = time.perf_counter()
-    command = [sys.executable, "-m", "segue", "serve", str(folder), "--port", str(port), "--hostname", "127.0.0.1"]
-    process = subprocess.Popen([*command, "--prometheus-port", "0", *flags], stdout=subprocess.DEVNULL)
-    try:
-        while True:
-            assert process.poll() is None, "the server ended"
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                break
-            time.sleep(0.02)
-        ready_s = time.perf_counter() - started
-        yield port, {"ready_s": round(ready_s, 2), "memory_mb": round(_tree_memory(process.pid) / 1e6)}
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _tree_memory(pid: int) -> int:
-    """Proportional memory of a process and its children, in bytes: shared pages count once."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    pss = sum(
-        int(line.split()[1]) * 1024
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        if line.startswith("Pss:")
-    )
-    return pss + sum(_tree_memory(int(child)) for child in children)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Framing of core types for the socket between servers and engine: one byte for the type, then MessagePack.
 
-Servers hold a DEALER socket, the engine a ROUTER. A server says ``Hello`` and gets an ``EngineInfo`` or a ``Refusal``;
+``channel`` carries the frames. A server says ``Hello`` and gets an ``EngineInfo`` or a ``Refusal``;
 it sends ``Request``, ``RequestGroup`` and ``AbortRequests`` at any time and gets one ``EngineStep`` a step. This module
 knows no field names.
 """

@@ -1,7 +1,7 @@
 """Where an engine listens for programs that did not start it: TGI's ``/tmp/text-generation-server-0``.
 
-A lock beside the socket says whose it is, so that two servers on a machine cannot take it from each other: ZeroMQ would
-quietly replace the first one's. The kernel drops the lock with its owner, however that ends.
+A lock beside the socket says whose it is, so that two servers on a machine cannot take it from each other: an engine
+replaces a socket that it finds. The kernel drops the lock with its owner, however that ends.
 """
 
 import fcntl
