@@ -164,21 +164,26 @@ class RemoteEngine:
         self._send(Hello(self._limits))
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
         place = split_endpoint(self.endpoint)
-        connection = _Connection(self._hear, self._lose)
         while True:
+            connection = _Connection(self._hear, self._lose)
             try:
-                if isinstance(place, str):
-                    await loop.create_unix_connection(lambda: connection, place)
-                else:
-                    await loop.create_connection(lambda: connection, *place)
-                break
+                await self._connect_to(place, connection)
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
+            else:
+                if not connection.transport.is_closing():  # else it was lost before anybody could be told
+                    break
         self._connection = connection
         connection.transport.write(b"".join(self._unsent))
         self._unsent.clear()
+
+    async def _connect_to(self, place: str | tuple[str, int], connection: "_Connection") -> None:
+        loop = asyncio.get_running_loop()
+        if isinstance(place, str):
+            await loop.create_unix_connection(lambda: connection, place)
+        else:
+            await loop.create_connection(lambda: connection, *place)
 
     def _hang_up(self) -> asyncio.Task[None] | None:
         """Returns the task that ends now."""
