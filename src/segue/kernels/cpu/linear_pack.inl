@@ -90,12 +90,14 @@ template <int count>
 static void symmetric_errors(const float* w, const float* scales, float* errors) {
     f32x16 x[count], sums[num_ranges];
     for (int i = 0; i < count; ++i) x[i] = load<f32x16>(w + i * lanes);
+    const f32x16 all = load<f32x16>(scales);
+    float inverse[lanes];
+    store(inverse, all != 0.0f ? 1.0f / all : f32x16{});
     for (int range = 0; range < num_ranges; ++range) {
-        const float scale = scales[range], inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
         f32x16 sum{};
         for (int i = 0; i < count; ++i) {
-            f32x16 code = min(max(rounded(x[i] * inverse), broadcast(-8.0f)), broadcast(7.0f));
-            f32x16 error = code * scale - x[i];
+            f32x16 code = min(broadcast(7.0f), max(broadcast(-8.0f), rounded(x[i] * inverse[range])));
+            f32x16 error = code * scales[range] - x[i];
             sum += error * error;
         }
         sums[range] = sum;
@@ -103,37 +105,38 @@ static void symmetric_errors(const float* w, const float* scales, float* errors)
     sums_of(sums, num_ranges, errors);
 }
 
-static Rounding rounding4(const float* w, int64_t vectors, float scale, float low, bool has_zeros, float* error) {
+// With a zero point where there are some. Symmetric codes are -8 … 7, stored as 0 … 15.
+static Rounding rounding4(float scale, float low, bool has_zeros) {
     float zero = 8.0f;
     if (has_zeros && scale != 0.0f) {
         zero = static_cast<float>(static_cast<int>(-low / scale + 0.5f));
         zero = zero > 15.0f ? 15.0f : zero;
     }
-    Rounding rounding{scale, zero, 0.0f, 15.0f};
-    *error = squared_error(w, vectors, rounding);
-    return rounding;
+    return {scale, zero, 0.0f, 15.0f};
 }
 
 // Of a few scales that of the least squared error.
 static Rounding best_rounding4(const float* w, int64_t vectors, bool has_zeros) {
     float low, high, scales[lanes], errors[num_ranges];
     extremes(w, vectors, &low, &high);
-    // Symmetric codes are -8 … 7: the larger extreme becomes -8, so that the scale may be negative.
+    // The larger extreme becomes -8, so that the scale may be negative.
     const float widest = has_zeros ? (high - low) / 15.0f : (high > -low ? -high : -low) / 8.0f;
     // In double, rounded once, as processors that fuse multiply and add do it: the same scales on all.
     for (int i = 0; i < lanes; ++i) scales[i] = widest * static_cast<float>(double{1.1f} - double{0.035f} * i);
     store(scales, shortened(load<f32x16>(scales)));
-    Rounding found[num_ranges];
-    if (!has_zeros && (vectors == 2 || vectors == 4 || vectors == 8)) {
-        (vectors == 2 ? symmetric_errors<2> : vectors == 4 ? symmetric_errors<4> : symmetric_errors<8>)(w, scales, errors);
-        for (int i = 0; i < num_ranges; ++i) found[i] = {scales[i], 8.0f, 0.0f, 15.0f};
-    } else {
-        for (int i = 0; i < num_ranges; ++i) found[i] = rounding4(w, vectors, scales[i], low, has_zeros, errors + i);
-    }
+    if (!has_zeros && vectors == 2)
+        symmetric_errors<2>(w, scales, errors);
+    else if (!has_zeros && vectors == 4)
+        symmetric_errors<4>(w, scales, errors);
+    else if (!has_zeros && vectors == 8)
+        symmetric_errors<8>(w, scales, errors);
+    else
+        for (int i = 0; i < num_ranges; ++i)
+            errors[i] = squared_error(w, vectors, rounding4(scales[i], low, has_zeros));
     int best = 0;
     for (int i = 1; i < num_ranges; ++i)
         if (errors[i] < errors[best]) best = i;
-    return found[best];
+    return rounding4(scales[best], low, has_zeros);
 }
 
 static Rounding rounding8(const float* w, int64_t vectors) {
@@ -167,12 +170,16 @@ static void quantize_weights(const QuantizeCall& call, const float* w, int64_t c
     }
     call.scales[group] = rounding.scale;
     if (call.zeros) call.zeros[group] = static_cast<uint8_t>(rounding.zero);
-    for (int64_t i = 0; i < vectors; ++i) {
+    uint8_t* to = call.codes + group * call.group;
+    for (int64_t i = 0; i < vectors; ++i, to += lanes) {
         f32x16 x = load<f32x16>(w + i * lanes);
         f32x16 codes = call.table ? nearest_entry(x, rounding.scale, call.table) : codes_of(x, rounding);
         u8x16 bytes = __builtin_convertvector(__builtin_convertvector(codes, i32x16), u8x16);
-        int64_t left = count - i * lanes;
-        memcpy(call.codes + group * call.group + i * lanes, &bytes, static_cast<size_t>(left < lanes ? left : lanes));
+        const int64_t left = count - i * lanes;
+        if (left >= lanes)
+            memcpy(to, &bytes, sizeof bytes);
+        else
+            memcpy(to, &bytes, static_cast<size_t>(left));
     }
 }
 
