@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
 from segue.core.errors import ConfigError
-from segue.models.weight_files import weight_files
+from segue.models.weight_files import copied, weight_files
 
 CONFIG = LlamaConfig(
     vocab_size=97,
@@ -135,3 +135,15 @@ def test_a_loaded_model_has_nothing_of_the_file_left(tmp_path: Path) -> None:
     with file.open("r+b") as handle:
         handle.write(bytes(file.stat().st_size))
     assert torch.equal(logits_of(model, IDS), before)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1024, 1025)])
+def test_copies_share_no_memory(shape: tuple[int, int]) -> None:
+    """Small ones and those that are of pages of their own."""
+    tensor = torch.randn(*shape).half()
+    for dtype in (torch.float16, torch.float32):
+        copy = copied(tensor, dtype)
+        assert copy.dtype == dtype
+        assert torch.equal(copy, tensor.to(dtype))
+        copy[0, 0] = 1000
+        assert tensor[0, 0] != 1000

@@ -16,7 +16,7 @@ from segue.layers.embedding import Embedding, OutputHead
 from segue.layers.linear import Linear, MergedLinear
 from segue.models.base import Model
 from segue.models.weight_cache import WeightCache
-from segue.models.weight_files import tensor_names, tensors_of, weight_files
+from segue.models.weight_files import copied, tensor_names, tensors_of, weight_files
 from segue.quantization.base import PackedTensors
 from segue.quantization.formats import Quantization
 
@@ -181,11 +181,9 @@ class _Loading:
                 return tensor.to(device=self.device, dtype=tensor.dtype if tensor.dtype in _FLOATS else dtype)
             if self.is_native:  # packed from where it is
                 return tensor.to(dtype)
-        if part is None:
-            # A copy of its own: aligned memory, and the file's pages can go.
-            return tensor.to(device=self.device, dtype=dtype, copy=True)
         if self.device.type == "cpu":
-            return tensor.to(dtype=dtype)
+            # Parts are copied into the whole. Others get memory of their own, aligned, so that the file's pages can go.
+            return copied(tensor, dtype) if part is None else tensor.to(dtype=dtype)
         return tensor.to(device=self.device, dtype=dtype)
 
     def _stored_dtype(self, module: Layer, leaf: str, tensor: Tensor) -> torch.dtype:
