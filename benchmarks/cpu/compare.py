@@ -2,7 +2,8 @@
 
     python benchmarks/cpu/compare.py results.jsonl … [--plot docs/cpu-throughput.svg]
 
-Of several lines for one workload the last counts. ``bound``: the share of what memory bandwidth allows, for one stream.
+Of several lines for one workload the last counts. ``bound``: the share that was reached of what memory bandwidth allows
+one stream, and of what arithmetic allows a prefill (products of the layers alone, at the rate measured in the same run).
 """
 
 import argparse
@@ -24,6 +25,9 @@ WEIGHT_GB = {
 }
 """Read at every step: all weights but the input embeddings."""
 
+LAYER_PARAMETERS = {"llama-1b": 0.969e9, "opt-125m": 0.085e9}
+"""Multiplied with every token of a prompt; the head is with the last one only."""
+
 Rows = dict[tuple[str, str, str], dict[str, dict[str, Any]]]
 """(model, bits, workload) → peer → line."""
 
@@ -39,6 +43,15 @@ def read(files: list[Path]) -> Rows:
     return rows
 
 
+def bound_share(model: str, bits: str, workload: str, line: dict[str, Any]) -> str:
+    if workload == "decode" and (model, bits) in WEIGHT_GB:
+        return f"{line['decode_tps'] * WEIGHT_GB[model, bits] / line['read_gb_s']:.0%}"
+    if workload == "prefill" and model in LAYER_PARAMETERS:
+        rate = line["int8_gop_s"] if bits in ("int8", "int4") else line["fp32_gflop_s"]
+        return f"{line['prefill_tps'] * 2 * LAYER_PARAMETERS[model] / rate / 1e9:.0%}"
+    return ""
+
+
 def print_table(rows: Rows) -> None:
     print("| model | bits | workload | Segue tok/s | bound | peer | peer tok/s | Segue is |")
     print("|---|---|---|---|---|---|---|---|")
@@ -47,9 +60,7 @@ def print_table(rows: Rows) -> None:
         ours = by_peer.get("segue")
         if ours is None:
             continue
-        share = ""
-        if workload == "decode" and (model, bits) in WEIGHT_GB:
-            share = f"{ours[value] * WEIGHT_GB[model, bits] / ours['read_gb_s']:.0%}"
+        share = bound_share(model, bits, workload, ours)
         peers = {name: row[value] for name, row in by_peer.items() if name != "segue"} or {"": None}
         for name, rate in sorted(peers.items(), key=lambda item: -(item[1] or 0)):
             told = f"{rate:.1f} | {ours[value] / rate:.2f}×" if rate else "– | –"

@@ -115,8 +115,8 @@ def main() -> None:
     engine = Offline(given.models / (given.checkpoint or given.model), given.bits, given.threads)
     bounds = {
         "read_gb_s": round(_native.measure_read_bandwidth(512 * 2**20) / 1e9, 1),
-        "fp32_gflop_s": round(_native.measure_multiplications(False) / 1e9),
-        "int8_gop_s": round(_native.measure_multiplications(True) / 1e9),
+        "fp32_gflop_s": round(2 * _native.measure_multiplications(False) / 1e9),
+        "int8_gop_s": round(2 * _native.measure_multiplications(True) / 1e9),
     }
     streams = [int(number) for number in given.streams.split(",") if number]
     for workload, numbers in measure(engine, workloads, given.only.split(","), given.repeats, streams):

@@ -5,6 +5,7 @@ logits. A model whose forward pass cannot be recorded runs as it is.
 """
 
 import logging
+import os
 from typing import Any
 
 import torch
@@ -22,12 +23,21 @@ logger = logging.getLogger(__name__)
 
 
 def use_threads(count: int) -> None:
-    """How many threads the native kernels run on, the calling one included."""
+    """How many threads the native kernels run on, the calling one included.
+
+    Where they are as many as the processors of this process, each worker is bound to one: the system would else run two
+    of them on one processor now and then, and a step waits for its slowest. With fewer threads it is not known which
+    processors are free.
+    """
     if cpu.is_available():
         from segue.kernels.cpu import _native
 
         if _native.num_threads() != count:
-            _native.set_num_threads(count, False)
+            _native.set_num_threads(count, count == _num_processors())
+
+
+def _num_processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
 def native_model(model: Model, kv_caches: KVCaches) -> "Model | NativeModel":
