@@ -3,7 +3,7 @@
     python benchmarks/cpu/compare.py results.jsonl … [--plot docs/cpu-throughput.svg]
 
 Of several lines for one workload the last counts. ``bound``: the share that was reached of what memory bandwidth allows
-one stream, and of what arithmetic allows a prefill (products of the layers alone, at the rate measured in the same run).
+one stream, and of what arithmetic allows a prefill (products of the layers alone, at the rate of the same run).
 """
 
 import argparse
