@@ -318,7 +318,7 @@ def count_events(
             start = counts[index]
             end = min(num_tokens, start + num_events)  # [DONE] is no token
             if end > start:
-                assert b'"error"' not in data, data
+                assert b'data: {"error"' not in data, data
                 received[index, start:end] = now
                 counts[index] = end
                 num_left -= end - start

@@ -229,7 +229,7 @@ def stream_all(port: int, work: list[Work], *, is_bulk: bool) -> Run:
                 connections.pop(fd).close()
                 continue
             last = time.perf_counter() - started
-            assert b'"error"' not in data, data
+            assert b'data: {"error"' not in data, data
             assert tails[fd] or data.startswith(b"HTTP/1.1 200"), data
             num_events = (tails[fd] + data).count(b"\n\n")
             tails[fd] = data[-1:] if data[-1:] == b"\n" and data[-2:] != b"\n\n" else b" "

@@ -19,7 +19,7 @@ from segue.server.openai_words import OpenAIWords
 from segue.server.siblings import Siblings
 from segue.server.tracing import current_trace
 from segue.text.chat_template import ChatTemplate
-from segue.text.tokenizer import Tokenizer, TokenSpan
+from segue.text.tokenizer import SHORT_TEXT_CHARS, Tokenizer, TokenSpan
 
 if TYPE_CHECKING:
     from segue.server.otlp import TraceExporter
@@ -83,8 +83,10 @@ class Server:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids, made in a thread. Raises ValidationError."""
+        """Token ids, of a long text made in a thread. Raises ValidationError."""
         tokenizer = self.model.tokenizer
+        if len(text) <= SHORT_TEXT_CHARS:
+            return tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return await self.in_thread(lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
     async def encode_with_offsets(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:

@@ -230,13 +230,13 @@ async def stream_events(server: Server, ask: Ask, dialect: Dialect, sink: EventS
 
     def write(tokens: list[Token]) -> bool:
         nonlocal is_complete
-        if generation.finish_reason is not None:
-            # Before the last event: a client may leave as soon as it has that.
-            generation.record_success()
-            is_complete = True
         events = dialect.render(generation, tokens)
         if events:
             sink.write(events)
+        if generation.finish_reason is not None:
+            # In the same call as the last event's write: a client may leave as soon as it has that.
+            generation.record_success()
+            is_complete = True
         return not sink.is_full
 
     try:

@@ -13,7 +13,7 @@ from serving import EOS, INFO, Serving, fails, id_of, ids_of, outputs, says
 from segue.core.output import RequestOutput
 from segue.core.request import Request
 from segue.protocol.tgi import GenerateResponse, StreamResponse
-from segue.text.tokenizer import Tokenizer
+from segue.text.tokenizer import SHORT_TEXT_CHARS, Tokenizer
 
 Serve = Callable[..., Serving]
 
@@ -375,10 +375,11 @@ def cut_off(app: Serving) -> Callable[[Request], Iterator[RequestOutput]]:
 async def test_others_are_answered_while_a_prompt_is_tokenized(serve: Serve, tokenizer: Tokenizer) -> None:
     """A long prompt takes seconds: it must not take them from the event loop."""
     begun, go_on = threading.Event(), threading.Event()
+    long = "long" * SHORT_TEXT_CHARS
 
     class Slow(Tokenizer):
         def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-            if text == "long":
+            if text == long:
                 begun.set()
                 assert go_on.wait(60)
             return tokenizer.encode(text, add_special_tokens=add_special_tokens)
@@ -386,7 +387,7 @@ async def test_others_are_answered_while_a_prompt_is_tokenized(serve: Serve, tok
     slow = copy.copy(tokenizer)
     slow.__class__ = Slow
     app = Serving(slow, script=says("hello"), validation_workers=2)
-    waiting = asyncio.ensure_future(app.post("/generate", {"inputs": "long"}))
+    waiting = asyncio.ensure_future(app.post("/generate", {"inputs": long, "parameters": {"truncate": 9}}))
     try:
         assert await asyncio.to_thread(begun.wait, 60)
         answer = await app.post("/generate", {"inputs": "short"})
