@@ -6,8 +6,8 @@ Alone, a process builds the engine as ``segue serve`` does and calls its steps. 
 event of its own, read over plain sockets by this process: ``eager`` wakes for each event, and pays for it with the same
 cores; ``bulk`` leaves all but the first in the kernel until the stream ends, as a client on another machine would cost
 nothing. One stream counts tokens a second after the first token; several count all tokens over the whole time, prompts
-included. Prints medians, the loss, the median loss of the pairs, that of the best runs, and the CPU time that each
-process takes for a token; appends a JSON line a row to benchmarks/results/http-loss.jsonl.
+included. Prints medians, the loss, the median loss of the pairs, and the CPU time that each process takes for
+a token; appends a JSON line a row to benchmarks/results/http-loss.jsonl.
 """
 
 import argparse
@@ -119,7 +119,6 @@ def summary(num_streams: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
         "http_tokens_per_s": median(through),
         "loss": 1 - median(through) / median(direct),
         "median_loss": median(1 - b / a for a, b in zip(direct, through, strict=True)),
-        "best_loss": 1 - max(through) / max(direct),
         "engine_ttft_ms": 1e3 * median(turn["direct"].first_s for turn in turns),
         "http_ttft_ms": 1e3 * median(turn["through"].first_s for turn in turns),
         **cpu,
@@ -132,7 +131,7 @@ def print_row(row: dict[str, Any]) -> None:
     print(
         f"{row['model']:10} {row['quantize'] or '':5} {row['streams']:3} streams, {row['client']:5} client  "
         f"{row['engine_tokens_per_s']:8.1f} → {row['http_tokens_per_s']:8.1f} tokens/s  loss {row['loss']:6.1%} "
-        f"(pairs {row['median_loss']:6.1%}, best {row['best_loss']:6.1%})  first token {row['engine_ttft_ms']:.1f} → "
+        f"(pairs {row['median_loss']:6.1%})  first token {row['engine_ttft_ms']:.1f} → "
         f"{row['http_ttft_ms']:.1f} ms  CPU us/token: API {row['api_us']:.1f}, engine {row['engine_us']:.1f}, "
         f"client {row['client_us']:.1f}",
         flush=True,
