@@ -47,6 +47,40 @@ std::vector<int> allowed_processors() {
     return found;
 }
 
+// While it lives, the calling thread keeps off the processors that workers are bound to. The system finds it the right
+// one by itself nearly always; where it does not, both halves of a team share one processor for seconds.
+class KeptOff {
+  public:
+    explicit KeptOff(const std::vector<int>& workers) {
+#if defined(__linux__)
+        int here = sched_getcpu();
+        for (int each : workers) moves_ |= each == here;
+        if (!moves_ || pthread_getaffinity_np(pthread_self(), sizeof before_, &before_) != 0) return;
+        cpu_set_t rest = before_;
+        for (int each : workers) CPU_CLR(each, &rest);
+        moves_ = CPU_COUNT(&rest) > 0 && pthread_setaffinity_np(pthread_self(), sizeof rest, &rest) == 0;
+#else
+        (void)workers;
+#endif
+    }
+
+    ~KeptOff() {
+#if defined(__linux__)
+        // Threads that the caller starts later inherit what it may use.
+        if (moves_) pthread_setaffinity_np(pthread_self(), sizeof before_, &before_);
+#endif
+    }
+
+    KeptOff(const KeptOff&) = delete;
+    KeptOff& operator=(const KeptOff&) = delete;
+
+  private:
+    bool moves_ = false;
+#if defined(__linux__)
+    cpu_set_t before_;
+#endif
+};
+
 }  // namespace
 
 void Slice::barrier() const {
@@ -73,8 +107,10 @@ void Team::start(int size, bool pinned) {
     std::vector<int> processors = pinned ? allowed_processors() : std::vector<int>();
     uint64_t seen = generation_.load(std::memory_order_relaxed);
     bool enough = static_cast<int>(processors.size()) >= size;
+    bound_.clear();
     for (int i = 1; i < size; ++i) {
         int processor = enough ? processors[processors.size() - static_cast<size_t>(i)] : -1;
+        if (enough) bound_.push_back(processor);
         workers_.emplace_back([this, i, processor, seen] { work(i, processor, seen); });
     }
 }
@@ -96,6 +132,7 @@ void Team::run_erased(Erased function, const void* body) {
         function(body, Slice{});
         return;
     }
+    KeptOff kept(bound_);
     function_ = function;
     body_ = body;
     generation_.fetch_add(1, std::memory_order_seq_cst);

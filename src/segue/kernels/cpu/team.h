@@ -25,7 +25,8 @@ class Team {
 
     int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-    // `num_threads` in all, each worker bound to a processor of its own where `pinned`. Waits for running calls.
+    // `num_threads` in all, each worker bound to a processor of its own where `pinned`, off which callers keep while a call
+    // runs. Waits for running calls.
     void resize(int num_threads, bool pinned);
 
     // Runs `body(slice)` on every thread; returns when all are done. One call at a time; others wait for their turn.
@@ -46,6 +47,7 @@ class Team {
 
     std::mutex turn_;  // held for the length of a call
     std::vector<std::thread> workers_;
+    std::vector<int> bound_;  // the processors that workers are bound to
     Erased function_ = nullptr;
     const void* body_ = nullptr;
     bool stopping_ = false;
