@@ -71,7 +71,7 @@ class _BodyWriter:
         return self._flow.write_paused and not self._cycle.disconnected
 
     def write(self, body: bytes) -> None:
-        if not self._cycle.disconnected:
+        if body and not self._cycle.disconnected:  # an empty chunk would end the response
             assert self._cycle.chunked_encoding
             self._transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
