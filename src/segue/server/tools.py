@@ -171,6 +171,7 @@ class Reading:
         """``is_gradual``: calls are given out while they are written, not when they are complete."""
         self._parser: CallParser = PlainParser() if offer is None else offer.parser(is_gradual=is_gradual)
         self._marks = () if offer is None or offer.format is None else offer.format.marks
+        self._is_gradual = is_gradual
         self.has_special_marks = False
         """The answer has special tokens that are not left out of its text where they begin no call."""
 
@@ -183,7 +184,10 @@ class Reading:
             elif token.text.strip() in self._marks:
                 texts.append(token.text)
                 self.has_special_marks = True
-        pieces = self._parser.push("".join(texts))
+        if not self._is_gradual:
+            texts = ["".join(texts)]
+        # Else what came together goes out as it would have alone: an event a token.
+        pieces = [piece for text in texts for piece in self._parser.push(text)]
         return pieces if generation.finish_reason is None else [*pieces, *self._parser.end()]
 
     @property
