@@ -138,7 +138,7 @@ async def test_C13_C15_pieces_of_a_call_in_openais_words(
     pieces = [chunk["delta"]["tool_calls"] for chunk in chunks]
     assert all(list(piece) == ["index", "function"] for [piece] in pieces)
     assert "".join(piece["function"]["arguments"] for [piece] in pieces) == '{"city": "Paris"}'
-    assert len(pieces) >= 5 if tokens_a_step < 4 else len(pieces) == 1
+    assert len(pieces) >= 5, "however many tokens a step has"
     assert (last["delta"], last["finish_reason"]) == ({}, "tool_calls")
 
 
