@@ -61,13 +61,11 @@ def merge(streams: Sequence[Events]) -> Events:
     return write_all
 
 
-class _GatheredSink:
-    """What several streams write before one of them comes to ``drain`` goes on as one piece."""
+class _Gathering:
+    """A sink that keeps what is written until its ``drain`` takes it; it is full as long as it has something."""
 
-    def __init__(self, sink: EventSink) -> None:
-        self._sink = sink
+    def __init__(self) -> None:
         self._pieces: list[bytes] = []
-        self._turn = asyncio.Lock()
 
     @property
     def is_full(self) -> bool:
@@ -76,12 +74,24 @@ class _GatheredSink:
     def write(self, events: bytes) -> None:
         self._pieces.append(events)
 
+    def _take(self) -> bytes:
+        events = b"".join(self._pieces)
+        self._pieces.clear()
+        return events
+
+
+class _GatheredSink(_Gathering):
+    """What several streams write before one of them comes to ``drain`` goes on as one piece."""
+
+    def __init__(self, sink: EventSink) -> None:
+        super().__init__()
+        self._sink = sink
+        self._turn = asyncio.Lock()
+
     async def drain(self) -> None:
         async with self._turn:
-            if self._pieces:
-                events = b"".join(self._pieces)
-                self._pieces.clear()
-                self._sink.write(events)
+            if self.is_full:
+                self._sink.write(self._take())
             await self._sink.drain()
 
 
@@ -98,26 +108,17 @@ def response_sink(scope: Scope, send: Send) -> ResponseSink:
     return _SendingSink(send) if extension is None else _DirectSink(extension["writer"])
 
 
-class _SendingSink:
+class _SendingSink(_Gathering):
     """For any ASGI server."""
 
     def __init__(self, send: Send) -> None:
+        super().__init__()
         self._send = send
-        self._pieces: list[bytes] = []
         self.written_time = time.monotonic()
 
-    @property
-    def is_full(self) -> bool:
-        return len(self._pieces) > 0
-
-    def write(self, events: bytes) -> None:
-        self._pieces.append(events)
-
     async def drain(self) -> None:
-        if self._pieces:
-            events = b"".join(self._pieces)
-            self._pieces.clear()
-            await self._send({"type": "http.response.body", "body": events, "more_body": True})
+        if self.is_full:
+            await self._send({"type": "http.response.body", "body": self._take(), "more_body": True})
             self.written_time = time.monotonic()
 
 

@@ -183,11 +183,11 @@ struct Head {
 };
 
 SEGUE_INLINE Rows rows_of(const AttentionCall& call, CacheKind kind, const Head& head, int64_t count) {
-    const float* scales = (head.is_keys ? call.cache.key_scales : call.cache.value_scales) + head.index;
+    const float* scales = head.is_keys ? call.cache.key_scales : call.cache.value_scales;
     Rows rows;
     for (int64_t i = 0; i < count; ++i) {
         rows.at[i] = head.row(call.spec, kind, i);
-        if (kind == CacheKind::i8) rows.scales[i] = scales[head.tile.places[i]];
+        if (kind == CacheKind::i8) rows.scales[i] = scales[head.tile.places[i] + head.index];
     }
     return rows;
 }

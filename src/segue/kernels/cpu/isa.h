@@ -46,12 +46,4 @@ static inline f32x16 from_bf16(const uint16_t* from) {
     return load<f32x16>(&bits);
 }
 
-// float → bfloat16, to nearest even; NaN stays NaN.
-static inline uint16_t to_bf16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>((bits >> 16) | 0x40);
-    return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
 }  // namespace segue::SEGUE_ISA

@@ -77,6 +77,22 @@ class PanelWords {
     const std::byte* rows_[panel_width];
 };
 
+// Panels as they come; codes_of(row) gives a row's codes, which are read before the next is asked for.
+template <class CodesOf>
+void write_panels(const Linear& linear, bool is8, Panels& panels, const CodesOf& codes_of) {
+    PanelWords words(linear, is8);
+    for (int64_t panel; (panel = panels.next()) >= 0;) {
+        for (int64_t lane = 0; lane < panel_width; ++lane) {
+            const int64_t row = row_of(linear, panel, lane);
+            if (row < 0)
+                words.clear(lane);
+            else
+                words.fill(lane, codes_of(row));
+        }
+        words.write(panel);
+    }
+}
+
 void pack_scales(const Linear& linear, const Codes& codes, int64_t panel) {
     const int64_t groups = linear.groups();
     for (int64_t lane = 0; lane < panel_width; ++lane) {
@@ -125,27 +141,18 @@ void quantize_panels(const Linear& linear, const QuantizeCall& to_all, const Flo
     const auto quantize_row = kernels().linear.quantize_row;
     std::vector<float> buffer(static_cast<size_t>(std::min(to_all.k, to_all.group) + 16));
     std::vector<uint8_t> codes(static_cast<size_t>(to_all.k));
-    PanelWords words(linear, to_all.bits == 8);
-    for (int64_t panel; (panel = panels.next()) >= 0;) {
-        for (int64_t lane = 0; lane < panel_width; ++lane) {
-            const int64_t row = row_of(linear, panel, lane);
-            if (row < 0) {
-                words.clear(lane);
-                continue;
-            }
-            const Row from = row_in(weight, row);
-            QuantizeCall call = to_all;
-            call.row = from.data;
-            call.kind = from.kind;
-            call.buffer = buffer.data();
-            call.codes = codes.data();
-            call.scales += row * groups;
-            if (call.zeros != nullptr) call.zeros += row * groups;
-            quantize_row(call);
-            words.fill(lane, codes.data());
-        }
-        words.write(panel);
-    }
+    write_panels(linear, to_all.bits == 8, panels, [&](int64_t row) {
+        const Row from = row_in(weight, row);
+        QuantizeCall call = to_all;
+        call.row = from.data;
+        call.kind = from.kind;
+        call.buffer = buffer.data();
+        call.codes = codes.data();
+        call.scales += row * groups;
+        if (call.zeros != nullptr) call.zeros += row * groups;
+        quantize_row(call);
+        return codes.data();
+    });
 }
 
 }  // namespace
@@ -159,17 +166,7 @@ Packed pack_codes(const IntFormat& format, const Codes& codes, int64_t n, int64_
     const Linear& linear = packed.linear;
     Panels panels(linear);
     Team::get().run([&](const Slice&) {
-        PanelWords words(linear, has_8_bits(format.kind));
-        for (int64_t panel; (panel = panels.next()) >= 0;) {
-            for (int64_t lane = 0; lane < panel_width; ++lane) {
-                const int64_t row = row_of(linear, panel, lane);
-                if (row < 0)
-                    words.clear(lane);
-                else
-                    words.fill(lane, codes.codes + row * k);
-            }
-            words.write(panel);
-        }
+        write_panels(linear, has_8_bits(format.kind), panels, [&](int64_t row) { return codes.codes + row * k; });
     });
     pack_rest(linear, format, codes, bias);
     if (codes.permutation) std::memcpy(writable(linear.permutation), codes.permutation, sizes.permutation);
@@ -190,8 +187,9 @@ Packed quantize_linear(const IntFormat& format, const FloatParts& weight, int64_
     call.zeros = has_zeros ? zeros.data() : nullptr;
     // Rounding to 4 bits makes scales of 16 where these reach, so that their size is nearly always known before.
     bool are_halves = call.bits == 4;
+    BlobSizes sizes;
     auto allocate = [&] {
-        BlobSizes sizes = int_sizes(format, n, k, has_zeros, bias != nullptr, gated, are_halves);
+        sizes = int_sizes(format, n, k, has_zeros, bias != nullptr, gated, are_halves);
         return new_blob(format.kind, n, k, group, gated, sizes);
     };
     Packed packed = allocate();
@@ -200,7 +198,6 @@ Packed quantize_linear(const IntFormat& format, const FloatParts& weight, int64_
     if (fit_halves(scales.data(), n * groups) != are_halves) {
         are_halves = !are_halves;
         Packed other = allocate();
-        const BlobSizes sizes = int_sizes(format, n, k, has_zeros, bias != nullptr, gated, are_halves);
         std::memcpy(writable(other.linear.data), packed.linear.data, sizes.data);
         packed = other;
     }
