@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_models
 import torch
 from checkpoints import edit_config, edit_weights, hf_logits, logits
 from packed_checkpoints import (
@@ -20,23 +21,14 @@ from packed_checkpoints import (
     round_to_nearest,
 )
 from parity import save_random_model
+from small_models import IDS, LLAMA
 from torch import Tensor
-from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig
+from transformers import GPTNeoXConfig, OPTConfig, PreTrainedConfig
 
 from segue.core.errors import ConfigError
 from segue.kernels.rounding import FP4, NF4
 from segue.quantization.formats import find_quantization
 
-LLAMA = LlamaConfig(
-    vocab_size=97,
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-)
-IDS = [5, 9, 2, 33, 70, 8]
 Pack = Callable[[str, Tensor], Packed | None]
 
 
@@ -221,12 +213,12 @@ FAMILIES = {
         vocab_size=97, hidden_size=64, ffn_dim=128, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=64, word_embed_proj_dim=64,
     ),
-    "gpt2": GPT2Config(vocab_size=97, n_embd=64, n_layer=2, n_head=4, n_positions=64),
+    "gpt2": small_models.FAMILIES["gpt2"],
     "gpt_neox": GPTNeoXConfig(
         vocab_size=97, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=64,
     ),
-    "tied llama": LlamaConfig(**{**LLAMA.to_dict(), "tie_word_embeddings": True}),
+    "tied llama": small_models.FAMILIES["tied llama"],
 }  # fmt: skip
 
 
