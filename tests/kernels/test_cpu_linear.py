@@ -244,6 +244,42 @@ def test_rounding_weights(
     assert (got[3] == 0).all()
 
 
+@pytest.mark.parametrize("shape", ["normal", "uniform", "heavy-tailed", "with outliers"])
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_four_bits_leave_no_more_error_than_twelve_scales_tried(group: int, shape: str) -> None:
+    weight = numbers(1, 256, 4 * group)
+    if shape == "uniform":
+        weight = torch.erf(weight / 2**0.5)
+    elif shape == "heavy-tailed":
+        weight = weight * numbers(2, 256, 4 * group).abs()
+    elif shape == "with outliers":
+        weight[:, ::group] *= 6
+    grouped = weight.view(-1, group)
+    extremes = grouped.gather(1, grouped.abs().argmax(1, keepdim=True))
+    least = torch.stack([_error(grouped, extremes / -8 * (1.1 - 0.035 * i)) for i in range(12)]).amin(0).sum()
+    got = decoded(quantize(weight, "i4w", group=group), 4 * group)
+    assert (got - weight).square().sum().item() <= least.item()
+
+
+def _error(grouped: Tensor, scales: Tensor) -> Tensor:
+    """Squared, of each row rounded with its scale."""
+    scales = scales.half().float()
+    return ((grouped / scales).round().clamp(-8, 7) * scales - grouped).square().sum(1)
+
+
+@pytest.mark.parametrize("table", [None, NF4, FP4])
+@pytest.mark.parametrize("dtype", DTYPES.values())
+def test_weights_that_four_bits_hold_come_back(dtype: torch.dtype, table: tuple[float, ...] | None) -> None:
+    """In whole panels and a part of one, in a group that is cut off, in a word that is."""
+    codes = random_codes("i4w", 70, 100).long()
+    codes[:, ::24] = 0 if table is None else table.index(1.0)  # each group has its extreme
+    scales = per_input(2.0 ** torch.arange(-5, 5).repeat(35).view(70, 5), 24, 100)
+    weight = (torch.tensor(table or range(-8, 8))[codes] * scales).to(dtype)
+    weight[7] = 0
+    got = decoded(quantize(weight, "i4w", group=24, table=table), 100)
+    torch.testing.assert_close(got, weight.float(), rtol=torch.finfo(dtype).eps if table else 0, atol=0)
+
+
 @pytest.mark.parametrize("kind", ["i8", "i8w", "i4", "i4w"])
 def test_integers_are_what_their_float_kind_decodes(kind: str) -> None:
     """The same weights are chosen whichever activations they meet."""

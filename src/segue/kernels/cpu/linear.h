@@ -77,24 +77,25 @@ struct LinearCall {
     std::byte* scratch;     // linear_scratch_bytes(), shared by all slices of the call
 };
 
-// One row of weights to integers.
+// Some inputs of a panel's outputs to integers; all of a group where they have 4 bits.
 struct QuantizeCall {
-    const void* row;  // [k] of `kind`
+    const void* columns;  // [count][panel_width] of `kind`
     WeightKind kind;
-    int64_t k, group;
+    int64_t count;
     int bits;            // 8 or 4
     const float* table;  // null, or 16 values; then codes are indices of the nearest
-    float* buffer;       // min(k, group) + 16 floats
-    uint8_t* codes;      // [k]
-    float* scales;       // [ceil(k / group)]; those of 4 bits are 16-bit floats where these reach
-    uint8_t* zeros;      // null: symmetric
+    float* buffer;       // [count][panel_width]
+    uint32_t* words;     // [ceil(count * bits / 32)][panel_width], as in `Linear`
+    float* scales;       // [panel_width]; given for 8 bits, found for 4, 16-bit floats where these reach
+    uint8_t* zeros;      // [panel_width], or null: symmetric
 };
 
 struct LinearKernels {
     // To be called by every slice of a region. Uses barriers of its own where it must; there is none at its end.
     // A row's result does not depend on the other rows, nor on their number, nor on the number of slices.
     void (*run)(const Linear&, const LinearCall&, const Slice&);
-    void (*quantize_row)(const QuantizeCall&);
+    void (*quantize)(const QuantizeCall&);
+    float (*largest)(const void* row, WeightKind kind, int64_t count);
     // For measuring bounds: linear_measure.inl.
     uint32_t (*read_all)(const std::byte* from, size_t size);
     int64_t (*multiply_cached)(bool integers, int64_t rounds);

@@ -24,6 +24,6 @@ static void run_linear(const Linear& weight, const LinearCall& call, const Slice
     }
 }
 
-static constexpr LinearKernels linear_kernels = {run_linear, quantize_row, read_all, multiply_cached};
+static constexpr LinearKernels linear_kernels = {run_linear, quantize_columns, largest_weight, read_all, multiply_cached};
 
 }  // namespace segue::SEGUE_ISA

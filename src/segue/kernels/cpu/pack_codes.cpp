@@ -1,3 +1,4 @@
+#include <memory>
 #include <vector>
 
 #include "float16.h"
@@ -93,7 +94,7 @@ void write_panels(const Linear& linear, bool is8, Panels& panels, const CodesOf&
     }
 }
 
-void pack_scales(const Linear& linear, const Codes& codes, int64_t panel) {
+void pack_scales_of(const Linear& linear, const Codes& codes, int64_t panel) {
     const int64_t groups = linear.groups();
     for (int64_t lane = 0; lane < panel_width; ++lane) {
         int64_t row = row_of(linear, panel, lane);
@@ -107,6 +108,13 @@ void pack_scales(const Linear& linear, const Codes& codes, int64_t panel) {
             if (linear.zeros) writable(linear.zeros)[to] = codes.zeros[from];
         }
     }
+}
+
+void pack_scales(const Linear& linear, const Codes& codes) {
+    Team::get().run([&](const Slice& slice) {
+        Range part = slice.part(linear.panels());
+        for (int64_t panel = part.begin; panel < part.end; ++panel) pack_scales_of(linear, codes, panel);
+    });
 }
 
 // What integers of [n, k] with scales of 32 or 16 bits take.
@@ -125,33 +133,125 @@ BlobSizes int_sizes(const IntFormat& format, int64_t n, int64_t k, bool has_zero
     return sizes;
 }
 
-// All but the codes themselves.
-void pack_rest(const Linear& linear, const IntFormat& format, const Codes& codes, const float* bias) {
-    Team::get().run([&](const Slice& slice) {
-        Range part = slice.part(linear.panels());
-        for (int64_t panel = part.begin; panel < part.end; ++panel) pack_scales(linear, codes, panel);
-    });
-    pack_bias(linear, bias);
-    if (format.table) std::memcpy(writable(linear.table), format.table, 16 * sizeof(float));
-}
+// The rows of a panel, of which groups of inputs become columns, on one thread.
+class PanelColumns {
+  public:
+    // `most`: inputs at a time.
+    PanelColumns(const Linear& linear, int64_t most)
+        : linear_(linear),
+          columns_(new float[static_cast<size_t>(most * panel_width)]),
+          buffer_(new float[static_cast<size_t>(most * panel_width)]),
+          zeros_(static_cast<size_t>(linear.k)) {}
 
-// Rounds the rows of panels, and packs each panel while its codes are in the cache.
-void quantize_panels(const Linear& linear, const QuantizeCall& to_all, const FloatParts& weight, Panels& panels) {
-    const int64_t groups = linear.groups();
-    const auto quantize_row = kernels().linear.quantize_row;
-    std::vector<float> buffer(static_cast<size_t>(std::min(to_all.k, to_all.group) + 16));
-    std::vector<uint8_t> codes(static_cast<size_t>(to_all.k));
-    write_panels(linear, to_all.bits == 8, panels, [&](int64_t row) {
-        const Row from = row_in(weight, row);
-        QuantizeCall call = to_all;
-        call.row = from.data;
-        call.kind = from.kind;
-        call.buffer = buffer.data();
-        call.codes = codes.data();
-        call.scales += row * groups;
-        if (call.zeros != nullptr) call.zeros += row * groups;
-        quantize_row(call);
-        return codes.data();
+    void take(const FloatParts& weight, int64_t panel) {
+        is_mixed_ = false;
+        for (int64_t lane = 0; lane < panel_width; ++lane) {
+            const int64_t row = row_of(linear_, panel, lane);
+            rows_[lane] = row < 0 ? Row{nullptr, rows_[0].kind} : row_in(weight, row);  // lane 0 has always one
+            if (row < 0) rows_[lane].data = reinterpret_cast<const std::byte*>(zeros_.data());
+            is_mixed_ |= rows_[lane].kind != rows_[0].kind;
+        }
+    }
+
+    float largest(int64_t lane, int64_t begin, int64_t count) const {
+        const Row& row = rows_[lane];
+        return kernels().linear.largest(row.data + static_cast<size_t>(begin) * size_of(row.kind), row.kind, count);
+    }
+
+    // Inputs [begin, begin + count) as `columns` of `call`, and where it may work.
+    void fill(int64_t begin, int64_t count, QuantizeCall& call) {
+        call.columns = columns_.get();
+        call.buffer = buffer_.get();
+        call.count = count;
+        call.kind = is_mixed_ ? WeightKind::f32 : rows_[0].kind;
+        if (is_mixed_) return mix(begin, count);
+        const std::byte* from[panel_width];
+        for (int64_t lane = 0; lane < panel_width; ++lane)
+            from[lane] = rows_[lane].data + static_cast<size_t>(begin) * size_of(call.kind);
+        if (call.kind == WeightKind::f32)
+            transpose_panel(from, count, reinterpret_cast<uint32_t*>(columns_.get()));
+        else
+            transpose_panel(from, count, reinterpret_cast<uint16_t*>(columns_.get()));
+    }
+
+  private:
+    void mix(int64_t begin, int64_t count) {
+        float part[16];
+        for (int64_t lane = 0; lane < panel_width; ++lane)
+            for (int64_t i = 0; i < count; i += 16) {
+                const int64_t inputs = std::min<int64_t>(16, count - i);
+                read_floats(rows_[lane], begin + i, inputs, part);
+                for (int64_t j = 0; j < inputs; ++j) columns_[static_cast<size_t>((i + j) * panel_width + lane)] = part[j];
+            }
+    }
+
+    const Linear& linear_;
+    std::unique_ptr<float[]> columns_, buffer_;
+    std::vector<float> zeros_;  // the rows that fill up a panel
+    Row rows_[panel_width];
+    bool is_mixed_ = false;
+};
+
+// Rounds panels as they come, straight into their places. scales: [panels][groups][panel_width].
+class Quantizer {
+  public:
+    Quantizer(const Linear& linear, const FloatParts& weight, float* scales)
+        : linear_(linear),
+          weight_(weight),
+          scales_(scales),
+          is8_(has_8_bits(linear.kind)),
+          piece_(is8_ ? std::min(linear.group, inputs_at_a_time) : linear.group),
+          columns_(linear, std::min(piece_, linear.k)) {
+        call_.bits = is8_ ? 8 : 4;
+        call_.table = linear.table;
+    }
+
+    void run(Panels& panels) {
+        for (int64_t panel; (panel = panels.next()) >= 0;) {
+            columns_.take(weight_, panel);
+            for (int64_t group = 0; group < linear_.groups(); ++group) round(panel, group);
+        }
+    }
+
+  private:
+    static constexpr int64_t inputs_at_a_time = 64;  // of 8 bits: they stay in the first cache
+
+    void round(int64_t panel, int64_t group) {
+        const int64_t begin = group * linear_.group, end = std::min(begin + linear_.group, linear_.k);
+        const int64_t at = (panel * linear_.groups() + group) * panel_width;
+        const int64_t per_word = is8_ ? 4 : 8, words = (linear_.k + per_word - 1) / per_word;
+        uint32_t* to = reinterpret_cast<uint32_t*>(writable(linear_.data)) + panel * words * panel_width;
+        call_.scales = scales_ + at;
+        call_.zeros = linear_.zeros ? writable(linear_.zeros) + at : nullptr;
+        if (is8_)
+            for (int64_t lane = 0; lane < panel_width; ++lane)
+                call_.scales[lane] = columns_.largest(lane, begin, end - begin) / 127.0f;
+        for (int64_t i = begin; i < end; i += piece_) {
+            columns_.fill(i, std::min(piece_, end - i), call_);
+            call_.words = to + i / per_word * panel_width;
+            quantize_(call_);
+        }
+    }
+
+    const Linear& linear_;
+    const FloatParts& weight_;
+    float* const scales_;
+    const bool is8_;
+    const int64_t piece_;
+    PanelColumns columns_;
+    QuantizeCall call_{};
+    void (*const quantize_)(const QuantizeCall&) = kernels().linear.quantize;
+};
+
+// scales in their layout → those of `linear`, in 16 or 32 bits.
+void write_scales(const Linear& linear, const float* scales) {
+    Team::get().run([&](const Slice& slice) {
+        Range part = slice.part(linear.panels() * linear.groups() * panel_width);
+        for (int64_t i = part.begin; i < part.end; ++i)
+            if (linear.half_scales)
+                writable(linear.half_scales)[i] = f16_of(scales[i]);
+            else
+                writable(linear.scales)[i] = scales[i];
     });
 }
 
@@ -168,41 +268,39 @@ Packed pack_codes(const IntFormat& format, const Codes& codes, int64_t n, int64_
     Team::get().run([&](const Slice&) {
         write_panels(linear, has_8_bits(format.kind), panels, [&](int64_t row) { return codes.codes + row * k; });
     });
-    pack_rest(linear, format, codes, bias);
+    pack_scales(linear, codes);
+    pack_bias(linear, bias);
+    if (format.table) std::memcpy(writable(linear.table), format.table, 16 * sizeof(float));
     if (codes.permutation) std::memcpy(writable(linear.permutation), codes.permutation, sizes.permutation);
     return packed;
 }
 
 Packed quantize_linear(const IntFormat& format, const FloatParts& weight, int64_t n, int64_t k, bool has_zeros,
                        const float* bias, bool gated) {
-    const int64_t group = group_of(format, k), groups = (k + group - 1) / group;
-    std::vector<float> scales(static_cast<size_t>(n * groups));
-    std::vector<uint8_t> zeros(has_zeros ? scales.size() : 0);
-    QuantizeCall call{};
-    call.k = k;
-    call.group = group;
-    call.bits = has_8_bits(format.kind) ? 8 : 4;
-    call.table = format.table;
-    call.scales = scales.data();
-    call.zeros = has_zeros ? zeros.data() : nullptr;
+    const int64_t group = group_of(format, k);
     // Rounding to 4 bits makes scales of 16 where these reach, so that their size is nearly always known before.
-    bool are_halves = call.bits == 4;
+    bool are_halves = !has_8_bits(format.kind);
     BlobSizes sizes;
     auto allocate = [&] {
         sizes = int_sizes(format, n, k, has_zeros, bias != nullptr, gated, are_halves);
-        return new_blob(format.kind, n, k, group, gated, sizes);
+        Packed packed = new_blob(format.kind, n, k, group, gated, sizes);
+        if (format.table) std::memcpy(writable(packed.linear.table), format.table, 16 * sizeof(float));
+        return packed;
     };
     Packed packed = allocate();
+    const int64_t num_scales = packed.linear.panels() * packed.linear.groups() * panel_width;
+    const std::unique_ptr<float[]> scales(new float[static_cast<size_t>(num_scales)]);
     Panels panels(packed.linear);
-    Team::get().run([&](const Slice&) { quantize_panels(packed.linear, call, weight, panels); });
-    if (fit_halves(scales.data(), n * groups) != are_halves) {
+    Team::get().run([&](const Slice&) { Quantizer(packed.linear, weight, scales.get()).run(panels); });
+    if (fit_halves(scales.get(), num_scales) != are_halves) {
         are_halves = !are_halves;
         Packed other = allocate();
         std::memcpy(writable(other.linear.data), packed.linear.data, sizes.data);
+        if (has_zeros) std::memcpy(writable(other.linear.zeros), packed.linear.zeros, sizes.zeros);
         packed = other;
     }
-    Codes made{nullptr, scales.data(), has_zeros ? zeros.data() : nullptr, nullptr};
-    pack_rest(packed.linear, format, made, bias);
+    write_scales(packed.linear, scales.get());
+    pack_bias(packed.linear, bias);
     return packed;
 }
 

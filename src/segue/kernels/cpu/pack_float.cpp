@@ -6,18 +6,6 @@
 namespace segue {
 namespace {
 
-void read_floats(const Row& row, int64_t begin, int64_t count, float* to) {
-    const std::byte* from = row.data + static_cast<size_t>(begin) * size_of(row.kind);
-    if (row.kind == WeightKind::f32) {
-        std::memcpy(to, from, static_cast<size_t>(count) * sizeof *to);
-        return;
-    }
-    uint16_t halves[16];
-    std::memcpy(halves, from, static_cast<size_t>(count) * sizeof *halves);
-    for (int64_t i = 0; i < count; ++i)
-        to[i] = row.kind == WeightKind::bf16 ? float_of_bf16(halves[i]) : float_of_f16(halves[i]);
-}
-
 template <class T, class Convert>
 void write_transposed(const float (*block)[16], int64_t count, std::byte* to, Convert convert) {
     T* out = reinterpret_cast<T*>(to);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "blob.h"
+#include "float16.h"
 #include "pack.h"
 
 namespace segue {
@@ -29,6 +30,19 @@ inline int64_t row_of(const Linear& linear, int64_t panel, int64_t lane) {
     int64_t width = linear.panel_outputs(), output = panel * width + lane % width;
     if (output >= linear.outputs()) return -1;
     return lane < width ? output : output + linear.outputs();
+}
+
+// `count` floats of a row, from `begin` on. Floats of 16 bits come at most 16 at a time.
+inline void read_floats(const Row& row, int64_t begin, int64_t count, float* to) {
+    const std::byte* from = row.data + static_cast<size_t>(begin) * size_of(row.kind);
+    if (row.kind == WeightKind::f32) {
+        std::memcpy(to, from, static_cast<size_t>(count) * sizeof *to);
+        return;
+    }
+    uint16_t halves[16];
+    std::memcpy(halves, from, static_cast<size_t>(count) * sizeof *halves);
+    for (int64_t i = 0; i < count; ++i)
+        to[i] = row.kind == WeightKind::bf16 ? float_of_bf16(halves[i]) : float_of_f16(halves[i]);
 }
 
 // How far ahead of their use rows are fetched: processors follow fewer streams than a panel has rows.
