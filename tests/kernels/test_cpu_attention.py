@@ -107,9 +107,19 @@ def widened(cache: CacheTensor) -> Tensor:
     return cache.widened(slice(None)) if isinstance(cache, ScaledCache) else cache.float()
 
 
-def filled_cache(shape: tuple[int, ...], dtype: torch.dtype, junk: float, scale: float = 9.0) -> CacheTensor:
-    cache = torch.full(shape, junk, dtype=dtype)
-    return ScaledCache(cache, torch.full(shape[:3], scale)) if dtype == torch.int8 else cache
+def filled_cache(
+    shape: tuple[int, ...], dtype: torch.dtype, junk: float, scale: float = 9.0, *, by_heads: bool = False
+) -> CacheTensor:
+    def full(shape: tuple[int, ...], value: float, dtype: torch.dtype) -> Tensor:
+        swapped = (shape[0], shape[2], shape[1], *shape[3:])
+        return (
+            torch.full(swapped, value, dtype=dtype).transpose(1, 2)
+            if by_heads
+            else torch.full(shape, value, dtype=dtype)
+        )
+
+    cache = full(shape, junk, dtype)
+    return ScaledCache(cache, full(shape[:3], scale, torch.float32)) if dtype == torch.int8 else cache
 
 
 def metadata(query_lens: tuple[int, ...], kv_lens: tuple[int, ...], tables: Any, block_size: int) -> AttentionMetadata:
@@ -118,7 +128,7 @@ def metadata(query_lens: tuple[int, ...], kv_lens: tuple[int, ...], tables: Any,
     )
 
 
-def make_step(shape: Shape, dtype: torch.dtype = torch.float32) -> Step:
+def make_step(shape: Shape, dtype: torch.dtype = torch.float32, *, by_heads: bool = True) -> Step:
     """Blocks in random order. Slots that no sequence owns are NaN, or large, so that a read of one shows."""
     counts = [-(-n // shape.block_size) for n in shape.kv_lens]
     num_blocks = sum(counts) + 3
@@ -129,8 +139,8 @@ def make_step(shape: Shape, dtype: torch.dtype = torch.float32) -> Step:
         order = order[count:]
     junk = 100 if dtype == torch.int8 else torch.nan
     rows = (num_blocks, shape.block_size, shape.num_kv_heads)
-    k_cache = filled_cache((*rows, shape.key_dim), dtype, junk)
-    v_cache = filled_cache((*rows, shape.value_dim), dtype, junk)
+    k_cache = filled_cache((*rows, shape.key_dim), dtype, junk, by_heads=by_heads)
+    v_cache = filled_cache((*rows, shape.value_dim), dtype, junk, by_heads=by_heads)
     for table, kv_len in zip(tables, shape.kv_lens, strict=True):
         slots = [table[p // shape.block_size] * shape.block_size + p % shape.block_size for p in range(kv_len)]
         k = torch.randn(kv_len, shape.num_kv_heads, shape.key_dim)
@@ -151,6 +161,17 @@ def test_features_on_shapes(name: str, feature: str) -> None:
     step, spec = make_step(SHAPES[name]), spec_of(feature, SHAPES[name])
     # Scores of hundreds: half a unit in their last place is 1.5e-5, as much in a weight.
     assert_close(step.attend(spec), step.reference(spec), 2e-5 if "ALiBi" in feature else 4e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("name", SHAPES)
+def test_both_layouts_of_a_block_give_the_same(name: str, dtype: torch.dtype) -> None:
+    results = []
+    for by_heads in (False, True):
+        torch.manual_seed(len(name))
+        step = make_step(SHAPES[name], dtype, by_heads=by_heads)
+        results.append(step.attend(spec_of("plain", SHAPES[name])))
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("dtype", CACHES)

@@ -291,7 +291,8 @@ class Poisoned:
             hidden.fill_(torch.nan)
             for pair in self._kv_caches:
                 for cache in pair:
-                    cache.view(-1, *cache.shape[2:])[ctx.slot_mapping[1:]] = torch.nan
+                    slots, size = ctx.slot_mapping[1:], cache.shape[1]
+                    cache[slots // size, slots % size] = torch.nan
         return hidden
 
 

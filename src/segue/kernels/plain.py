@@ -24,7 +24,8 @@ def write_kv(k: Tensor, v: Tensor, k_cache: CacheTensor, v_cache: CacheTensor, s
         if isinstance(cache, ScaledCache):
             cache.write(rows, slot_mapping)
         else:
-            cache.view(-1, *cache.shape[2:]).index_copy_(0, slot_mapping, rows.to(cache.dtype))
+            size = cache.shape[1]
+            cache.index_put_((slot_mapping // size, slot_mapping % size), rows.to(cache.dtype))
 
 
 def slots_of(cache: CacheTensor, blocks: slice | Tensor, dtype: torch.dtype) -> Tensor:

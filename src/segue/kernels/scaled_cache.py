@@ -32,8 +32,9 @@ class ScaledCache:
         scales = rows.float().abs().amax(-1) / 127
         inverse = torch.where(scales > 0, 1 / scales, scales)  # not finite stays so: whoever reads it must notice
         codes = (rows.float() * inverse[..., None]).round().nan_to_num(0.0).to(torch.int8)
-        self.codes.view(-1, *self.codes.shape[2:]).index_copy_(0, slots, codes)
-        self.scales.view(-1, self.scales.shape[2]).index_copy_(0, slots, scales)
+        places = slots // self.shape[1], slots % self.shape[1]
+        self.codes.index_put_(places, codes)
+        self.scales.index_put_(places, scales)
 
     def widened(self, blocks: slice | Tensor) -> Tensor:
         """[chosen blocks, block_size, num_kv_heads, dim] float32."""

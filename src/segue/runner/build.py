@@ -26,7 +26,7 @@ from segue.runner.draft_model import DraftModel
 from segue.runner.drafting import Drafter, HeadDrafter
 from segue.runner.input_batch import KVCaches
 from segue.runner.model_runner import ModelRunner
-from segue.runner.native_model import use_threads
+from segue.runner.native_model import is_native, use_threads
 from segue.sampling.grammar import GrammarStates
 from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.sampling.sampler import Sampler
@@ -97,7 +97,10 @@ def build_runner(
     if tokenizer_json is not None and facts.eos_token_ids:
         grammars = GrammarCompiler(tokenizer_json, model.vocab_size, facts.eos_token_ids)
     caches = [
-        kv_cache.allocate(m.kv_layers, num_blocks, config.block_size, cache_dtype, device) for m, cache_dtype in pools
+        kv_cache.allocate(
+            m.kv_layers, num_blocks, config.block_size, cache_dtype, device, by_heads=is_native(m, device)
+        )
+        for m, cache_dtype in pools
     ]
     drafter: Drafter | None = None if heads is None else HeadDrafter(heads)
     if draft is not None:

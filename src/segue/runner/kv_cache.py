@@ -44,18 +44,28 @@ def bytes_per_block(layers: Seq[KVLayerSpec], block_size: int, dtype: torch.dtyp
 
 
 def allocate(
-    layers: Seq[KVLayerSpec], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    layers: Seq[KVLayerSpec],
+    num_blocks: int,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    by_heads: bool = False,
 ) -> list[tuple[CacheTensor, CacheTensor]]:
-    """[num_blocks, block_size, num_kv_heads, dim] each.
+    """[num_blocks, block_size, num_kv_heads, dim] each. Zeroed: padding may be read, and 0 · NaN would spoil a sum.
 
-    Zeroed: padding may be read, and 0 · NaN would spoil a sum.
+    ``by_heads``: a block's heads lie one after the other in memory. The native attention reads a head's slots and then
+    the next head's; where slots lie one after the other that is a jump a slot, at half of the bandwidth.
     """
 
+    def zeros(heads: int, *dims: int, dtype: torch.dtype) -> Tensor:
+        if by_heads:
+            return _zeros((num_blocks, heads, block_size, *dims), dtype, device).transpose(1, 2)
+        return _zeros((num_blocks, block_size, heads, *dims), dtype, device)
+
     def cache(num_heads: int, dim: int) -> CacheTensor:
-        numbers = _zeros((num_blocks, block_size, num_heads, dim), dtype, device)
-        if dtype != torch.int8:
-            return numbers
-        return ScaledCache(numbers, _zeros((num_blocks, block_size, num_heads), torch.float32, device))
+        numbers = zeros(num_heads, dim, dtype=dtype)
+        return ScaledCache(numbers, zeros(num_heads, dtype=torch.float32)) if dtype == torch.int8 else numbers
 
     return [(cache(layer.num_kv_heads, layer.key_dim), cache(layer.num_kv_heads, layer.value_dim)) for layer in layers]
 

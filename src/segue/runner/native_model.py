@@ -17,7 +17,7 @@ from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.input_batch import KVCaches
 
-__all__ = ["NativeModel", "native_model", "use_threads"]
+__all__ = ["NativeModel", "is_native", "native_model", "use_threads"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,14 @@ def _num_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
+def is_native(model: Model, device: torch.device) -> bool:
+    """Whether ``model`` is to run as programs on ``device``."""
+    return device.type == "cpu" and model.is_recordable and cpu.is_available()
+
+
 def native_model(model: Model, kv_caches: KVCaches) -> "Model | NativeModel":
     """``model`` as programs, or itself where there are no native kernels or it cannot be recorded."""
-    if not model.is_recordable or not cpu.is_available() or not kv_caches or kv_caches[0][0].device.type != "cpu":
+    if not kv_caches or not is_native(model, kv_caches[0][0].device):
         return model
     try:
         return NativeModel(model, kv_caches)

@@ -91,8 +91,9 @@ class Cache:
         kv_heads: int,
         key_dim: int,
         value_dim: int,
-        key_scales: int = 0,
-        value_scales: int = 0,
+        key_scales: int,
+        value_scales: int,
+        by_heads: bool,
     ) -> Cache: ...
 
 class AttentionSpec:

@@ -11,14 +11,23 @@ namespace segue {
 
 enum class CacheKind : uint8_t { f32, f16, bf16, i8 };  // i8: one float scale a token and head, in `*_scales`
 
-// One layer's cache: [num_blocks, block_size, kv_heads, dim].
+// One layer's cache: [num_blocks, block_size, kv_heads, dim], or [num_blocks, kv_heads, block_size, dim].
 struct Cache {
     void* keys;
     void* values;
-    float* key_scales;    // i8: [num_blocks, block_size, kv_heads]
+    float* key_scales;    // i8: of each of those rows of `dim`
     float* value_scales;
     CacheKind kind;
     int64_t block_size, kv_heads, key_dim, value_dim;
+    bool by_heads;  // the second
+
+    // Rows of `dim` from a slot of a block, or a head, to the next.
+    int64_t slot_step() const { return by_heads ? 1 : kv_heads; }
+    int64_t head_step() const { return by_heads ? block_size : 1; }
+    // The row of the first head in a slot.
+    int64_t row(int64_t block, int64_t inside) const {
+        return block * block_size * kv_heads + inside * slot_step();
+    }
 };
 
 struct WriteCall {

@@ -88,8 +88,9 @@ def native_cache(k_cache: CacheTensor, v_cache: CacheTensor) -> _native.Cache:
     """Addresses: the caller keeps the caches alive."""
     assert k_cache.dtype == v_cache.dtype, (k_cache.dtype, v_cache.dtype)
     assert k_cache.shape[:3] == v_cache.shape[:3]
-    keys, key_scales = _addresses(k_cache)
-    values, value_scales = _addresses(v_cache)
+    by_heads = _is_by_heads(k_cache)
+    keys, key_scales = _addresses(k_cache, by_heads)
+    values, value_scales = _addresses(v_cache, by_heads)
     return _native.Cache.make(
         keys=keys,
         values=values,
@@ -100,18 +101,27 @@ def native_cache(k_cache: CacheTensor, v_cache: CacheTensor) -> _native.Cache:
         value_dim=v_cache.shape[3],
         key_scales=key_scales,
         value_scales=value_scales,
+        by_heads=by_heads,
     )
 
 
-def _addresses(cache: CacheTensor) -> tuple[int, int]:
+def _is_by_heads(cache: CacheTensor) -> bool:
+    """Whether a block's heads lie one after the other (``kv_cache.allocate``), not its slots."""
+    numbers = cache.codes if isinstance(cache, ScaledCache) else cache
+    return not numbers.is_contiguous()
+
+
+def _addresses(cache: CacheTensor, by_heads: bool) -> tuple[int, int]:
     """Of the numbers and of their scales; 0 where there are none."""
+
+    def address(tensor: Tensor) -> int:
+        assert (tensor.transpose(1, 2) if by_heads else tensor).is_contiguous(), (tensor.shape, tensor.stride())
+        return tensor.data_ptr()
+
     if not isinstance(cache, ScaledCache):
-        assert cache.is_contiguous()
-        return cache.data_ptr(), 0
-    assert cache.codes.is_contiguous()
-    assert cache.scales.is_contiguous()
+        return address(cache), 0
     assert (cache.scales.shape, cache.scales.dtype) == (cache.shape[:3], torch.float32)
-    return cache.codes.data_ptr(), cache.scales.data_ptr()
+    return address(cache.codes), address(cache.scales)
 
 
 def native_spec(

@@ -59,6 +59,7 @@ SEGUE_INLINE Range keys_seen(const AttentionSpec& spec, const View& view, int64_
 // A tile of keys: where the first head's lie, and its values.
 struct Tile {
     int64_t begin, count;
+    int64_t head_step;  // rows of a head's numbers from one head to the next
     const char *keys[tile_keys], *values[tile_keys];
     int64_t places[tile_keys];  // of the first head's scales, i8
 };
@@ -67,31 +68,23 @@ SEGUE_INLINE CacheKind kind_of(const AttentionCall& call, const View& view) {
     return view.block_table == nullptr ? CacheKind::f32 : call.cache.kind;
 }
 
-// Rows of heads that follow each other, `stride` elements apart.
-struct Store {
-    const char* memory;
-    int64_t stride, element;
-
-    const char* at(int64_t row) const { return memory + row * stride * element; }
-};
-
 static void find_tile(const AttentionCall& call, const View& view, int64_t begin, int64_t end, Tile* tile) {
-    const AttentionSpec& spec = call.spec;
+    const Cache& cache = call.cache;
     const bool is_packed = view.block_table == nullptr;
-    const int64_t element = element_bytes(kind_of(call, view)), size = call.cache.block_size;
-    const Store keys = is_packed ? Store{reinterpret_cast<const char*>(call.k), call.k_stride, element}
-                                 : Store{static_cast<const char*>(call.cache.keys), spec.kv_heads * spec.key_dim, element};
-    const Store values =
-        is_packed ? Store{reinterpret_cast<const char*>(call.v), call.v_stride, element}
-                  : Store{static_cast<const char*>(call.cache.values), spec.kv_heads * spec.value_dim, element};
+    const char* keys = is_packed ? reinterpret_cast<const char*>(call.k) : static_cast<const char*>(cache.keys);
+    const char* values = is_packed ? reinterpret_cast<const char*>(call.v) : static_cast<const char*>(cache.values);
+    const int64_t element = element_bytes(kind_of(call, view));
+    const int64_t key_bytes = (is_packed ? call.k_stride : call.spec.key_dim) * element;
+    const int64_t value_bytes = (is_packed ? call.v_stride : call.spec.value_dim) * element;
     tile->begin = begin;
     tile->count = end - begin < tile_keys ? end - begin : tile_keys;
-    int64_t block = is_packed ? 0 : begin / size, inside = is_packed ? 0 : begin % size;
+    tile->head_step = is_packed ? 1 : cache.head_step();
+    int64_t block = is_packed ? 0 : begin / cache.block_size, inside = is_packed ? 0 : begin % cache.block_size;
     for (int64_t i = 0; i < tile->count; ++i) {
-        const int64_t row = is_packed ? view.first_row + begin + i : view.block_table[block] * size + inside;
-        if (!is_packed && ++inside == size) ++block, inside = 0;
-        tile->keys[i] = keys.at(row), tile->values[i] = values.at(row);
-        tile->places[i] = row * spec.kv_heads;
+        const int64_t row = is_packed ? view.first_row + begin + i : cache.row(view.block_table[block], inside);
+        if (!is_packed && ++inside == cache.block_size) ++block, inside = 0;
+        tile->keys[i] = keys + row * key_bytes, tile->values[i] = values + row * value_bytes;
+        tile->places[i] = row;
     }
     for (int64_t i = tile->count; i < tile_keys; ++i) {  // missing keys are the first one again
         tile->keys[i] = tile->keys[0], tile->values[i] = tile->values[0], tile->places[i] = tile->places[0];
@@ -175,30 +168,22 @@ struct Head {
     const Tile& tile;
     int64_t index;
     bool is_keys;
-
-    int64_t dim(const AttentionSpec& spec) const { return is_keys ? spec.key_dim : spec.value_dim; }
-    const char* row(const AttentionSpec& spec, CacheKind kind, int64_t i) const {
-        return (is_keys ? tile.keys : tile.values)[i] + index * dim(spec) * element_bytes(kind);
-    }
 };
 
-SEGUE_INLINE Rows rows_of(const AttentionCall& call, CacheKind kind, const Head& head, int64_t count) {
+SEGUE_INLINE Rows rows_of(const AttentionCall& call, CacheKind kind, const Head& head) {
+    const AttentionSpec& spec = call.spec;
     const float* scales = head.is_keys ? call.cache.key_scales : call.cache.value_scales;
-    Rows rows;
-    for (int64_t i = 0; i < count; ++i) {
-        rows.at[i] = head.row(call.spec, kind, i);
-        if (kind == CacheKind::i8) rows.scales[i] = scales[head.tile.places[i] + head.index];
-    }
-    return rows;
+    const int64_t step = head.index * head.tile.head_step, dim = head.is_keys ? spec.key_dim : spec.value_dim;
+    return {head.is_keys ? head.tile.keys : head.tile.values, step * dim * element_bytes(kind), head.tile.places,
+            kind == CacheKind::i8 ? scales + step : nullptr};
 }
 
-// Asks for rows [begin, end): they lie too far apart for the processor to guess the next.
+// Asks for rows [begin, end) of a head: they may lie too far apart for the processor to guess the next.
 SEGUE_INLINE void prefetch(const AttentionCall& call, CacheKind kind, const Head& head, int64_t begin, int64_t end) {
-    const int64_t bytes = head.dim(call.spec) * element_bytes(kind);
-    for (int64_t i = begin; i < end; ++i) {
-        const char* row = head.row(call.spec, kind, i);
-        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
-    }
+    const int64_t bytes = (head.is_keys ? call.spec.key_dim : call.spec.value_dim) * element_bytes(kind);
+    const Rows rows = rows_of(call, kind, head);
+    for (int64_t i = begin; i < end; ++i)
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows.at(i) + at, 0, 2);
 }
 
 // Rows [begin, end) of the job, all of one head of the keys, against a packed tile.
@@ -241,30 +226,44 @@ struct JobOfTile {
         return head + 1 == job.head_end ? Head{next, job.head_begin, is_keys} : Head{tile, head + 1, is_keys};
     }
 
-    // One row a head, as in a decode without grouped heads: nothing is used twice, so nothing is packed. Heads go
-    // together, so that one's chain of additions hides another's, and what is asked for has time to come.
+    // One row a head, as in a decode without grouped heads: nothing is used twice, so nothing is packed. A register's
+    // keys of all heads come before the next ones: that is how a cache by heads lies in memory, and one head's chain of
+    // additions hides another's.
     template <CacheKind kind>
     void attend_heads(int64_t begin, int64_t end) const {
         const int64_t first = begin - job.head_begin, count = end - begin;
         const int64_t dim = call.spec.key_dim, value_dim = call.spec.value_dim;
         const Scoring& row = memory.rows[first];
         if (row.last < tile.begin || row.first >= tile.begin + tile.count) return;
-        const int64_t keys = (tile.count + register_lanes - 1) / register_lanes * register_lanes;
         float kept[weighed_rows];
-        for (int64_t i = 0; i < count; ++i) {
-            prefetch(call, kind, i + 1 < count ? Head{tile, begin + i + 1, true} : Head{tile, begin, false}, 0, tile_keys);
-            multiply_rows<kind>(memory.queries + (first + i) * dim,
-                                rows_of(call, kind, {tile, begin + i, true}, keys), keys, dim,
-                                memory.scores + i * tile_keys);
-        }
+        for (int64_t key = 0; key < tile.count; key += register_lanes)
+            for (int64_t i = 0; i < count; ++i) {
+                const Head keys{tile, begin + i, true}, values{tile, begin + i, false};
+                prefetch_after<kind>(keys, key, values);
+                multiply_rows<kind>(memory.queries + (first + i) * dim, rows_of(call, kind, keys), key, dim,
+                                    memory.scores + i * tile_keys);
+            }
         weigh(call.spec, memory.rows + first, count, tile.begin, tile.count, memory.scores, memory.largest[0] + first,
               memory.sum[0] + first, kept);
-        for (int64_t i = 0; i < count; ++i) {
-            prefetch(call, kind, i + 1 < count ? Head{tile, begin + i + 1, false} : after(end - 1, true), 0, tile_keys);
-            add_rows<kind>(memory.scores + i * tile_keys,
-                           rows_of(call, kind, {tile, begin + i, false}, tile.count), tile.count, value_dim, kept[i],
-                           memory.out[0] + (first + i) * padded(value_dim));
+        for (int64_t key = 0; key < tile.count; key += register_lanes) {
+            const int64_t last = key + register_lanes < tile.count ? key + register_lanes : tile.count;
+            for (int64_t i = 0; i < count; ++i) {
+                const Head values{tile, begin + i, false}, following{next, begin + i, true};
+                prefetch_after<kind>(values, key, following);
+                add_rows<kind>(memory.scores + i * tile_keys, rows_of(call, kind, values), {key, last}, value_dim,
+                               key == 0 ? kept[i] : 1.0f, memory.out[0] + (first + i) * padded(value_dim));
+            }
         }
+    }
+
+    // Asks for a register's rows that come after those from `key` on, or for the first of `following`.
+    template <CacheKind kind>
+    void prefetch_after(const Head& head, int64_t key, const Head& following) const {
+        const int64_t after = key + register_lanes;
+        if (after < tile.count)
+            prefetch(call, kind, head, after, after + register_lanes);
+        else
+            prefetch(call, kind, following, 0, register_lanes);
     }
 
     // Rows of one head, from `begin` on.
@@ -275,9 +274,9 @@ struct JobOfTile {
         const int64_t strips = (count + attention::strip_rows - 1) / attention::strip_rows;
         const bool is_early = strips == 1;
         if (is_early) prefetch(call, kind, keys, 0, tile_keys);
-        pack_transposed<kind>(rows_of(call, kind, {tile, head, true}, tile_keys), call.spec.key_dim, memory.keys);
+        pack_transposed<kind>(rows_of(call, kind, {tile, head, true}), call.spec.key_dim, memory.keys);
         if (is_early) prefetch(call, kind, values, 0, tile_keys);
-        pack_rows<kind>(rows_of(call, kind, {tile, head, false}, tile.count), tile.count, call.spec.value_dim,
+        pack_rows<kind>(rows_of(call, kind, {tile, head, false}), tile.count, call.spec.value_dim,
                         memory.values);
         for (int64_t i = 0; i < strips; ++i) {
             const int64_t first = tile_keys * i / strips, last = tile_keys * (i + 1) / strips;

@@ -27,8 +27,13 @@ constexpr int64_t element_bytes(CacheKind kind) {
 
 // One head's rows of a tile of keys or values: where they lie, and what the codes of an i8 cache are to be multiplied with.
 struct Rows {
-    const char* at[tile_keys];
-    float scales[tile_keys];
+    const char* const* of_tile;  // [tile_keys], of the first head
+    int64_t offset;              // of this head, in bytes
+    const int64_t* places;       // [tile_keys], of the first head's scales
+    const float* scales;         // of this head
+
+    const char* at(int64_t i) const { return of_tile[i] + offset; }
+    float scale(int64_t i) const { return scales[places[i]]; }
 };
 
 template <CacheKind kind>
@@ -51,7 +56,7 @@ SEGUE_INLINE f32xr whole_elements(const char* from) {
 template <CacheKind kind, bool is_whole>
 SEGUE_INLINE f32xr elements(const Rows& rows, int64_t i, int64_t at, int64_t dim) {
     constexpr int64_t size = element_bytes(kind);
-    const char* from = rows.at[i] + at * size;
+    const char* from = rows.at(i) + at * size;
     f32xr found;
     if constexpr (is_whole) {
         found = whole_elements<kind>(from);
@@ -60,7 +65,7 @@ SEGUE_INLINE f32xr elements(const Rows& rows, int64_t i, int64_t at, int64_t dim
         for (int64_t byte = 0; byte < (dim - at) * size; ++byte) rest[byte] = from[byte];
         found = whole_elements<kind>(rest);
     }
-    return kind == CacheKind::i8 ? found * all(rows.scales[i]) : found;
+    return kind == CacheKind::i8 ? found * all(rows.scale(i)) : found;
 }
 
 // Exchanges the parts of a and b that are off the diagonal of a 2x2 matrix of blocks of `step` lanes.
@@ -132,34 +137,32 @@ static void pack_rows(const Rows& rows, int64_t count, int64_t dim, float* out) 
     }
 }
 
-// q [dim] · rows → out, a sum a key in the order of dim, as `multiply` of the transposed rows gives it. For one query the
+// q [dim] · the register_lanes rows from `key` on → out from there, a sum a key in the order of dim, as `multiply` of the transposed rows gives it. For one query the
 // transposed rows are used once, so they never leave the registers.
 template <CacheKind kind>
-static void multiply_rows(const float* q, const Rows& rows, int64_t num_keys, int64_t dim, float* out) {
-    for (int64_t key = 0; key < num_keys; key += register_lanes) {
-        f32xr sum{};
-        int64_t d = 0;
-        f32xr block[register_lanes];
-        for (; d + register_lanes <= dim; d += register_lanes) {
-            transposed<kind, true>(rows, key, d, dim, block);
+static void multiply_rows(const float* q, const Rows& rows, int64_t key, int64_t dim, float* out) {
+    f32xr sum{};
+    int64_t d = 0;
+    f32xr block[register_lanes];
+    for (; d + register_lanes <= dim; d += register_lanes) {
+        transposed<kind, true>(rows, key, d, dim, block);
 #pragma GCC unroll 16
-            for (int i = 0; i < register_lanes; ++i) sum = fused(all(q[d + i]), block[i], sum);
-        }
-        if (d < dim) {
-            transposed<kind, false>(rows, key, d, dim, block);
-            for (int i = 0; i < dim - d; ++i) sum = fused(all(q[d + i]), block[i], sum);
-        }
-        store(out + key, sum);
+        for (int i = 0; i < register_lanes; ++i) sum = fused(all(q[d + i]), block[i], sum);
     }
+    if (d < dim) {
+        transposed<kind, false>(rows, key, d, dim, block);
+        for (int i = 0; i < dim - d; ++i) sum = fused(all(q[d + i]), block[i], sum);
+    }
+    store(out + key, sum);
 }
 
 // out [columns registers] = out * kept + weights · rows, in the order of the keys, as `multiply` does it.
 template <CacheKind kind, int columns, bool is_whole>
-static void add_columns(const float* weights, const Rows& rows, int64_t num_keys, int64_t column, int64_t dim,
-                        float kept, float* out) {
+static void add_columns(const float* weights, const Rows& rows, Range keys, int64_t column, int64_t dim, float kept,
+                        float* out) {
     f32xr sums[columns];
     for (int j = 0; j < columns; ++j) sums[j] = load<f32xr>(out + column + j * register_lanes) * all(kept);
-    for (int64_t i = 0; i < num_keys; ++i) {
+    for (int64_t i = keys.begin; i < keys.end; ++i) {
         f32xr weight = all(weights[i]);
         for (int j = 0; j < columns; ++j)
             sums[j] = fused(weight, elements<kind, is_whole>(rows, i, column + j * register_lanes, dim), sums[j]);
@@ -168,14 +171,14 @@ static void add_columns(const float* weights, const Rows& rows, int64_t num_keys
 }
 
 template <CacheKind kind>
-static void add_rows(const float* weights, const Rows& rows, int64_t num_keys, int64_t dim, float kept, float* out) {
+static void add_rows(const float* weights, const Rows& rows, Range keys, int64_t dim, float kept, float* out) {
     constexpr int columns = 4;
     int64_t at = 0;
     for (; at + columns * register_lanes <= dim; at += columns * register_lanes)
-        add_columns<kind, columns, true>(weights, rows, num_keys, at, dim, kept, out);
+        add_columns<kind, columns, true>(weights, rows, keys, at, dim, kept, out);
     for (; at + register_lanes <= dim; at += register_lanes)
-        add_columns<kind, 1, true>(weights, rows, num_keys, at, dim, kept, out);
-    if (at < dim) add_columns<kind, 1, false>(weights, rows, num_keys, at, dim, kept, out);
+        add_columns<kind, 1, true>(weights, rows, keys, at, dim, kept, out);
+    if (at < dim) add_columns<kind, 1, false>(weights, rows, keys, at, dim, kept, out);
 }
 
 }  // namespace segue::SEGUE_ISA

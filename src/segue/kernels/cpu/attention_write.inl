@@ -46,7 +46,8 @@ static void write(const WriteCall& call, const Slice& slice) {
     Range mine = slice.part(call.rows * cache.kv_heads);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
         int64_t row = i / cache.kv_heads, head = i % cache.kv_heads;
-        int64_t place = call.slots[row] * cache.kv_heads + head;
+        int64_t slot = call.slots[row];
+        int64_t place = cache.row(slot / cache.block_size, slot % cache.block_size) + head * cache.head_step();
         write_head(call.keys + row * call.key_stride + head * cache.key_dim, cache.key_dim, cache.kind, cache.keys,
                    place * cache.key_dim, cache.key_scales + place);
         write_head(call.values + row * call.value_stride + head * cache.value_dim, cache.value_dim, cache.kind,
