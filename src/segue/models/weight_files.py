@@ -29,8 +29,6 @@ _DTYPES = {
 
 __all__ = ["copied", "tensor_names", "tensors_of", "weight_files"]
 
-READ_AHEAD_BYTES = 128 * 2**20
-"""How far before their use the disk is asked for tensors."""
 HUGE_PAGE_BYTES = 2 * 2**20
 
 
@@ -95,30 +93,24 @@ def _read_safetensors(file: Path, is_wanted: Callable[[str], bool]) -> Iterator[
         header = json.loads(handle.read(length))
         entries = [(name, header[name]) for name in checked.keys() if is_wanted(name)]  # noqa: SIM118 - not a dict
         entries.sort(key=lambda item: item[1]["data_offsets"])
-        ahead = _ReadAhead(handle, 8 + length, [entry["data_offsets"] for _, entry in entries])
         for name, entry in entries:
             dtype = _DTYPES.get(entry["dtype"])
             start, stop = entry["data_offsets"]
-            ahead.ask_until(stop + READ_AHEAD_BYTES)
+            _ask_for(handle, 8 + length + start, 8 + length + stop)
             if dtype is None or start == stop:
                 yield name, checked.get_tensor(name)
             else:
                 yield name, _mapped(handle, 8 + length + start, stop - start, dtype).view(entry["shape"])
 
 
-class _ReadAhead:
-    """Has the disk read parts of a file before they are wanted, so that it works while weights are packed."""
+def _ask_for(handle: FileIO, start: int, stop: int) -> None:
+    """Have the disk read a part of the file that is wanted next, in requests larger than those of a page fault.
 
-    def __init__(self, handle: FileIO, base: int, ranges: list[tuple[int, int]]) -> None:
-        """``ranges``: (start, stop) of what will be wanted, in the order of the file, from ``base`` on."""
-        self._handle, self._base, self._ranges = handle, base, ranges[::-1]
-
-    def ask_until(self, stop: int) -> None:
-        if not hasattr(os, "posix_fadvise"):
-            return
-        while self._ranges and self._ranges[-1][0] < stop:
-            start, end = self._ranges.pop()
-            os.posix_fadvise(self._handle.fileno(), self._base + start, end - start, os.POSIX_FADV_WILLNEED)
+    No more than the next: the call waits for places in the disk's queue. With 8 to 128 MB ahead, loads from a cold page
+    cache took 1.2 to 2 times as long.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
 
 
 def _mapped(handle: FileIO, start: int, size: int, dtype: torch.dtype) -> Tensor:
