@@ -104,6 +104,23 @@ def test_rows_that_have_no_distribution() -> None:
         assert_same(Sampler(130).sample(logits, rows), by_pytorch(logits, rows))
 
 
+def test_a_greedy_row_of_many_pieces() -> None:
+    """The largest logit in any of them, twice, behind masked ones; NaN and infinity where they are least expected."""
+    torch.manual_seed(0)
+    vocab_size = 20_001
+    logits = torch.randn(9, vocab_size) * 4
+    logits[0, :9000] = -torch.inf
+    logits[1, [8191, 8192]] = 30.0
+    logits[2, [500, 20_000]] = 30.0
+    logits[3, 20_000] = 31.0
+    logits[4, 1:] = -torch.inf
+    logits[5, 0] = torch.nan
+    logits[6, 20_000] = torch.nan
+    logits[7, 10_000] = torch.inf
+    logits[8] -= 200
+    assert_same(Sampler(vocab_size).sample(logits, rows_of(9)), by_pytorch(logits, rows_of(9)))
+
+
 def test_views_of_wider_rows() -> None:
     """The logits of a padded vocabulary."""
     torch.manual_seed(0)

@@ -20,6 +20,11 @@ float unit_of(int64_t vocab_size) {
     return std::ldexp(1.0f, sum_bits - bits);
 }
 
+// A greedy row is summed in pieces of this many logits, so that the threads share one row too.
+constexpr int64_t piece_size = 16 * peak_block;
+
+int64_t num_pieces(int64_t vocab_size) { return (vocab_size + piece_size - 1) / piece_size; }
+
 int64_t num_chunks(int64_t vocab_size) { return (vocab_size + logit_chunk - 1) / logit_chunk; }
 
 // One row, and what is known of its chunks.
@@ -32,10 +37,6 @@ class Row {
     }
 
     float peak() const { return peak_; }
-    int64_t argmax() const {
-        auto chunk = std::find(largest_.begin(), largest_.end(), peak_) - largest_.begin();
-        return std::find(begin_of(chunk), end_of(chunk), peak_) - x_;
-    }
 
     // The sum of all masses. Fills in those of the chunks.
     int64_t total() {
@@ -109,15 +110,29 @@ class Row {
     std::vector<int64_t> sums_;
 };
 
-Chosen choose_in(float* logits, int64_t size, double uniform) {
+constexpr Chosen no_choice(float peak) { return {0, std::numeric_limits<float>::quiet_NaN(), peak, 0}; }
+
+Chosen draw(float* logits, int64_t size, double uniform) {
     Row row(logits, size);
-    if (!std::isfinite(row.peak())) return {0, std::nanf(""), row.peak(), 0};
+    if (!std::isfinite(row.peak())) return no_choice(row.peak());
     int64_t total = row.total();
-    int64_t id = row.argmax();
     // Below the total even where the product is rounded up: see draw() in sampling/choose.py.
-    if (uniform >= 0) id = row.draw(static_cast<int64_t>(uniform * static_cast<double>(total)));
+    int64_t id = row.draw(static_cast<int64_t>(uniform * static_cast<double>(total)));
     float log_total = row.log_total(total);
     return {id, (logits[id] - row.peak()) - log_total, row.peak(), log_total};
+}
+
+Chosen largest(float* logits, int64_t size, const Sum* pieces) {
+    const Sum *end = pieces + num_pieces(size), *best = pieces;
+    for (const Sum* piece = pieces; piece != end; ++piece)
+        if (piece->peak > best->peak) best = piece;
+    double sum = 0;
+    for (const Sum* piece = pieces; piece != end; ++piece)
+        sum += piece->sum * std::exp(static_cast<double>(piece->peak) - static_cast<double>(best->peak));
+    if (!std::isfinite(best->peak) || std::isnan(sum)) return no_choice(Row(logits, size).peak());
+    float* from = logits + (best - pieces) * piece_size + best->near;
+    auto log_total = static_cast<float>(std::log(sum));
+    return {std::find(from, logits + size, best->peak) - logits, 0.0f - log_total, best->peak, log_total};
 }
 
 void keep_top_k(float* logits, int64_t size, int64_t limit) {
@@ -166,13 +181,26 @@ void keep_top_p(float* logits, int64_t size, double share) {
 }  // namespace
 
 std::vector<Chosen> choose(const LogitRows& rows, const std::vector<double>& uniforms) {
+    int64_t count = static_cast<int64_t>(uniforms.size()), parts = num_pieces(rows.vocab_size);
     std::vector<Chosen> choices(uniforms.size());
+    std::vector<Sum> sums(uniforms.size() * static_cast<size_t>(parts));
+    auto sum = kernels().sampling.sum;
     Team::get().run([&](const Slice& slice) {
-        Range mine = slice.part(static_cast<int64_t>(uniforms.size()));
-        for (int64_t i = mine.begin; i < mine.end; ++i)
-            choices[static_cast<size_t>(i)] =
-                choose_in(rows.data + i * rows.stride, rows.vocab_size, uniforms[static_cast<size_t>(i)]);
+        Range mine = slice.part(count * parts);
+        for (int64_t i = mine.begin; i < mine.end; ++i) {
+            int64_t row = i / parts, begin = i % parts * piece_size;
+            float* logits = rows.data + row * rows.stride;
+            double uniform = uniforms[static_cast<size_t>(row)];
+            if (uniform < 0)
+                sums[static_cast<size_t>(i)] = sum(logits + begin, std::min(piece_size, rows.vocab_size - begin));
+            else if (begin == 0)
+                choices[static_cast<size_t>(row)] = draw(logits, rows.vocab_size, uniform);
+        }
     });
+    for (int64_t row = 0; row < count; ++row)
+        if (uniforms[static_cast<size_t>(row)] < 0)
+            choices[static_cast<size_t>(row)] =
+                largest(rows.data + row * rows.stride, rows.vocab_size, &sums[static_cast<size_t>(row * parts)]);
     return choices;
 }
 

@@ -9,7 +9,18 @@ namespace segue {
 
 constexpr int64_t logit_chunk = 64;  // logits whose largest, or whose mass, is kept: a search looks into few of them
 
+// What is known of some logits: sum is that of exp(x - peak), NaN where the logits hold NaN or +inf.
+struct Sum {
+    float peak;
+    double sum;
+    int64_t near;  // the first logit that is `peak` is among the peak_block from here on
+};
+
+constexpr int64_t peak_block = 512;  // 2 KiB: read for its largest, it is still in the first cache for its sum
+
 struct SamplingKernels {
+    // Of x[count].
+    Sum (*sum)(const float* x, int64_t count);
     // largest[c]: of the c-th chunk of x[count]; NaN where the chunk holds one.
     void (*maxima)(const float* x, int64_t count, float* largest);
     // masses[i] = exp(x[i] - peak) in units of 1 / unit, rounded down.

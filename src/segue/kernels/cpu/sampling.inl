@@ -31,6 +31,47 @@ SEGUE_INLINE f32xr scaled_masses(f32xr x, float peak, float unit) {
     return exp_of_nonpositive(max(x - peak, all(lowest_exponent))) * unit;
 }
 
+SEGUE_INLINE f32xr load_or_lowest(const float* from, int64_t count) {
+    if (count >= register_lanes) return load<f32xr>(from);
+    float whole[register_lanes];
+    for (int i = 0; i < register_lanes; ++i) whole[i] = i < count ? from[i] : -__builtin_inff();
+    return load<f32xr>(whole);
+}
+
+SEGUE_INLINE float peak_of(const float* x, int64_t count) {
+    f32xr most[4] = {all(-__builtin_inff()), all(-__builtin_inff()), all(-__builtin_inff()), all(-__builtin_inff())};
+    int64_t i = 0;
+    for (; i + 4 * register_lanes <= count; i += 4 * register_lanes)
+        for (int j = 0; j < 4; ++j) most[j] = max(load<f32xr>(x + i + j * register_lanes), most[j]);
+    for (; i < count; i += register_lanes) most[0] = max(load_or_lowest(x + i, count - i), most[0]);
+    return max_of(max(max(most[0], most[1]), max(most[2], most[3])));
+}
+
+// NaN where one is, and where one is infinite.
+SEGUE_INLINE float sum_below(const float* x, int64_t count, float peak) {
+    auto one = [&](f32xr part) { return exp_of_normal_result(max(all(lowest_exponent), part - peak)); };
+    f32xr sums[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * register_lanes <= count; i += 4 * register_lanes)
+        for (int j = 0; j < 4; ++j) sums[j] += one(load<f32xr>(x + i + j * register_lanes));
+    for (; i < count; i += register_lanes) sums[0] += one(load_or_lowest(x + i, count - i));
+    return sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+static Sum sum(const float* x, int64_t count) {
+    constexpr float lowest = -3.402823466e38f;  // what -inf is seen from: it must not give NaN
+    Sum found{-__builtin_inff(), 0.0, 0};
+    for (int64_t begin = 0; begin < count; begin += peak_block) {
+        int64_t size = begin + peak_block < count ? peak_block : count - begin;
+        float peak = peak_of(x + begin, size);
+        if (peak > found.peak) {
+            found = {peak, found.sum * exp_of_nonpositive(all(found.peak - peak))[0], begin};
+        }
+        found.sum += sum_below(x + begin, size, found.peak > lowest ? found.peak : lowest);
+    }
+    return found;
+}
+
 static void masses(const float* x, int64_t count, float peak, float unit, int64_t* masses) {
     for (int64_t i = 0; i < count; i += register_lanes) {
         float part[register_lanes];
@@ -63,6 +104,6 @@ static void drop_below(float* x, int64_t count, float least) {
     }
 }
 
-static constexpr SamplingKernels sampling_kernels = {maxima, masses, mass_sums, drop_below};
+static constexpr SamplingKernels sampling_kernels = {sum, maxima, masses, mass_sums, drop_below};
 
 }  // namespace segue::SEGUE_ISA

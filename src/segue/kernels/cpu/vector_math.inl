@@ -111,10 +111,10 @@ SEGUE_INLINE f32xr exp_of_sum(f32xr x, f32xr tail) {
     return p * bits_of<f32xr>((half + 127) << 23) * bits_of<f32xr>((n - half + 127) << 23);
 }
 
-// exp(x) of x <= 0, and 0 where that is below the smallest normal float.
-SEGUE_INLINE f32xr exp_of_nonpositive(f32xr x) {
+// exp(x) of -87 <= x <= 0; NaN stays.
+SEGUE_INLINE f32xr exp_of_normal_result(f32xr x) {
     constexpr float rounder = 12582912.0f;
-    f32xr shifted = max(x, all(-87.0f)) * 1.44269504f + rounder;
+    f32xr shifted = x * 1.44269504f + rounder;
     f32xr whole = shifted - rounder;
     f32xr r = (x - whole * 0.693145752f) - whole * 1.42860677e-6f;
     f32xr p = r * 1.390129861e-3f + 8.363200040e-3f;
@@ -123,7 +123,12 @@ SEGUE_INLINE f32xr exp_of_nonpositive(f32xr x) {
     p = p * r + 4.999999955e-1f;
     p = (p * r) * r + r + 1.0f;
     i32xr n = bits_of<i32xr>(shifted) - bits_of<i32xr>(all(rounder));
-    f32xr result = p * bits_of<f32xr>((n + 127) << 23);
+    return p * bits_of<f32xr>((n + 127) << 23);
+}
+
+// exp(x) of x <= 0, and 0 where that is below the smallest normal float.
+SEGUE_INLINE f32xr exp_of_nonpositive(f32xr x) {
+    f32xr result = exp_of_normal_result(max(x, all(-87.0f)));
     return x < -87.0f ? f32xr{} : result;
 }
 
