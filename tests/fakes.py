@@ -5,7 +5,8 @@ import time
 import zlib
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from segue.core.batch import EncoderInput, ScheduledBatch, ScheduledSequence, Speculated, StepOutput
 from segue.core.output import EngineInfo, TokenOutput

@@ -32,7 +32,7 @@ BLOCK_SIZE = 4
 
 @dataclass
 class Recorder:
-    """A runner that also keeps the logits row behind every token."""
+    """A runner that also keeps the logits row behind every token, and runs what it can as a greedy step too."""
 
     runner: ModelRunner
     logits: dict[int, list[torch.Tensor]] = field(default_factory=dict)
@@ -46,9 +46,19 @@ class Recorder:
             return inner(logits, rows)
 
         self.runner.sampler.sample = sample  # type: ignore[method-assign]
+        self.greedy_step, self.runner.greedy_step = self.runner.greedy_step, None
 
     def execute(self, batch: Any) -> Any:
-        return self.runner.execute(batch)
+        output = self.runner.execute(batch)
+        if self.greedy_step is None or output.errors:
+            return output
+        greedy = self.greedy_step.run(batch.sequences)
+        if greedy is not None:
+            for sequence, token in zip(batch.sequences, greedy[0], strict=True):
+                (expected,) = output.tokens[sequence.seq_id]
+                assert token.token_id == expected.token_id
+                assert abs(token.logprob - expected.logprob) < 1e-5
+        return output
 
 
 def save_random_model(

@@ -1,11 +1,13 @@
 """One step's work: ``ScheduledBatch`` goes from the engine to the runner, ``StepOutput`` comes back.
 
 Both live in one process and hold references, not copies: the lists below belong to the engine, which changes them
-only between steps; the runner reads them during ``execute`` and keeps none.
+only between steps; the runner reads them during ``execute`` and keeps none. They are made for every token, so they are
+``Struct``, as what comes back is (``output.py``).
 """
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from segue.core.output import TokenOutput
 from segue.core.request import SamplingParams
@@ -13,8 +15,7 @@ from segue.core.request import SamplingParams
 __all__ = ["EncoderInput", "ScheduledBatch", "ScheduledSequence", "Speculated", "StepOutput"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderInput:
+class EncoderInput(Struct, frozen=True, gc=False, kw_only=True):
     """A sequence's encoder side. Cross-attention K/V fill ``block_table`` once, from slot 0, and are read only."""
 
     token_ids: Seq[int]
@@ -25,8 +26,7 @@ class EncoderInput:
     Several sequences of a step may share one block table; ``run`` is True for only one of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduledSequence:
+class ScheduledSequence(Struct, frozen=True, gc=False, kw_only=True):
     """The part of one sequence that runs in this step.
 
     ``token_ids[i]`` has position ``num_computed_tokens + i`` and its K/V goes to that slot of ``block_table``.
@@ -55,8 +55,7 @@ class ScheduledSequence:
     """So many tokens may the runner's draft model guess besides; only where ``num_draft_tokens`` is 0."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduledBatch:
+class ScheduledBatch(Struct, frozen=True, gc=False, kw_only=True):
     """Decodes come first, then prefill chunks."""
 
     sequences: Seq[ScheduledSequence]
@@ -68,8 +67,7 @@ class ScheduledBatch:
         return sum(len(s.token_ids) for s in self.sequences)
 
 
-@dataclass(frozen=True, slots=True)
-class Speculated:
+class Speculated(Struct, frozen=True, gc=False):
     """What became of one sequence's guesses in a step."""
 
     num_drafts: int
@@ -77,15 +75,14 @@ class Speculated:
     """The first so many came true: their K/V stand."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepOutput:
+class StepOutput(Struct, frozen=True, gc=False, kw_only=True):
     tokens: dict[int, tuple[TokenOutput, ...]]
     """seq_id → sampled tokens, for each sequence with ``needs_token`` that is not in ``errors``."""
-    speculated: dict[int, Speculated] = field(default_factory=dict)
+    speculated: dict[int, Speculated] = {}
     """seq_id → for each sequence in ``tokens`` that had guesses, the engine's or the draft model's."""
-    errors: dict[int, str] = field(default_factory=dict)
+    errors: dict[int, str] = {}
     """seq_id → why this sequence alone failed (e.g. its logits are not finite); the others' results stand."""
-    prompt_logprobs: dict[int, Seq[float]] = field(default_factory=dict)
+    prompt_logprobs: dict[int, Seq[float]] = {}
     """seq_id → logprobs of the prompt tokens that follow each token of this chunk (so of positions
     ``num_computed_tokens + 1`` up to ``num_computed_tokens + len(token_ids)``, prompt tokens only)."""
     forward_s: float = 0.0

@@ -43,6 +43,25 @@ class SamplingParams:
         """TGI's rule: any of the listed parameters away from its default turns sampling on (spec 8.2)."""
         return self.do_sample or self.temperature != 1.0 or self.top_k != 0 or self.top_p < 1.0 or self.typical_p < 1.0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all that is asked for is the likeliest token, by the model's own logits, and its logprob."""
+        return not (
+            self.do_sample
+            or self.temperature != 1.0
+            or self.top_k
+            or self.top_p < 1.0
+            or self.typical_p < 1.0
+            or self.repetition_penalty != 1.0
+            or self.frequency_penalty
+            or self.presence_penalty
+            or self.logit_bias
+            or self.watermark
+            or self.top_n_tokens
+            or self.prompt_logprobs
+            or self.grammar is not None
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopCriteria:

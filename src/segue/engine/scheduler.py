@@ -15,7 +15,9 @@ import time
 from bisect import insort
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from segue.core.batch import ScheduledBatch, ScheduledSequence, Speculated, StepOutput
 from segue.core.output import FinishReason, RequestOutput, TokenOutput

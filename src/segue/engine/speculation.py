@@ -10,7 +10,9 @@ it goes to the oldest sequences first. A sequence whose guesses fail guesses les
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from segue.core.batch import ScheduledSequence, Speculated
 from segue.engine.block_manager import BlockManager

@@ -3,9 +3,13 @@
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from segue.kernels.cpu import _native
 
 __all__ = ["AttentionMetadata", "AttentionSpec", "RelativeBias"]
 
@@ -60,6 +64,8 @@ class AttentionMetadata:
     device: torch.device
     shared: dict[object, Tensor | None] = field(default_factory=dict)
     """Masks and biases by what they depend on; filled by the operator."""
+    packed: "_native.PackedSequences | None" = None
+    """These lists as the native kernels read them; made by the first that does."""
 
     @cached_property
     def query_starts(self) -> list[int]:

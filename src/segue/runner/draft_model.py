@@ -8,9 +8,10 @@ that is. A wrong or missing entry there could only make guesses worse: the large
 """
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
+from msgspec.structs import replace
 
 from segue.core.batch import ScheduledBatch, ScheduledSequence
 from segue.models.base import Model

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from operator import add
 
 import torch
 from torch import Tensor
 
 from segue.core.batch import ScheduledBatch, ScheduledSequence
+from segue.kernels import cpu
 from segue.kernels.metadata import AttentionMetadata
 from segue.kernels.scaled_cache import CacheTensor
 from segue.layers.attention import ForwardContext
@@ -33,71 +35,58 @@ def input_batch(
     long_prompt_boundary: int | None = None,
 ) -> InputBatch:
     """The decoder side of a step."""
-    ids: list[int] = []
-    positions: list[int] = []
-    slots: list[int] = []
-    for sequence in batch.sequences:
-        start, end = sequence.num_computed_tokens, sequence.num_computed_tokens + len(sequence.token_ids)
-        ids.extend(sequence.token_ids)
-        positions.extend(range(start, end))
-        slots.extend(_slots(sequence.block_table, start, end, block_size))
+    sequences = batch.sequences
+    token_ids = [s.token_ids for s in sequences]
+    starts = [s.num_computed_tokens for s in sequences]
+    block_tables = [s.block_table for s in sequences]
+    query_lens = list(map(len, token_ids))
+    ids, positions, slots = _packed(token_ids, starts, block_tables, block_size, device)
     is_long = None
     if long_prompt_boundary is not None:
-        flags = [
-            sequence.num_prompt_tokens > long_prompt_boundary
-            for sequence in batch.sequences
-            for _ in sequence.token_ids
-        ]
+        flags = [s.num_prompt_tokens > long_prompt_boundary for s in sequences for _ in s.token_ids]
         is_long = torch.tensor(flags, device=device)
-    packed = torch.tensor([ids, positions, slots], dtype=torch.int64).to(device, non_blocking=True)
     ctx = ForwardContext(
         kv_caches=kv_caches,
         attention=AttentionMetadata(
-            query_lens=[len(s.token_ids) for s in batch.sequences],
-            kv_lens=[s.num_computed_tokens + len(s.token_ids) for s in batch.sequences],
-            block_tables=[s.block_table for s in batch.sequences],
+            query_lens=query_lens,
+            kv_lens=list(map(add, starts, query_lens)),
+            block_tables=block_tables,
             num_decodes=batch.num_decode_sequences,
             block_size=block_size,
             device=device,
         ),
-        slot_mapping=packed[2],
-        cross_attention=_cross_attention(batch, block_size, device),
+        slot_mapping=slots,
+        cross_attention=_cross_attention(batch, query_lens, block_size, device),
         is_long=is_long,
     )
-    return InputBatch(packed[0], packed[1], ctx)
+    return InputBatch(ids, positions, ctx)
 
 
 def encoder_batch(
     sequences: Seq[ScheduledSequence], kv_caches: KVCaches, block_size: int, device: torch.device
 ) -> InputBatch:
     """The encoder inputs of ``sequences``, packed; the slots are those of the cross-attention K/V."""
-    ids: list[int] = []
-    positions: list[int] = []
-    slots: list[int] = []
-    lens: list[int] = []
-    for sequence in sequences:
-        assert sequence.encoder is not None
-        num_tokens = len(sequence.encoder.token_ids)
-        ids.extend(sequence.encoder.token_ids)
-        positions.extend(range(num_tokens))
-        slots.extend(_slots(sequence.encoder.block_table, 0, num_tokens, block_size))
-        lens.append(num_tokens)
-    packed = torch.tensor([ids, positions, slots], dtype=torch.int64).to(device, non_blocking=True)
+    encoders = [s.encoder for s in sequences if s.encoder is not None]
+    assert len(encoders) == len(sequences)
+    token_ids = [encoder.token_ids for encoder in encoders]
+    lens = list(map(len, token_ids))
+    block_tables = [encoder.block_table for encoder in encoders]
+    ids, positions, slots = _packed(token_ids, [0] * len(encoders), block_tables, block_size, device)
     attention = AttentionMetadata(
         query_lens=lens, kv_lens=lens, block_tables=[], num_decodes=0, block_size=block_size, device=device
     )
-    return InputBatch(
-        packed[0], packed[1], ForwardContext(kv_caches=kv_caches, attention=attention, slot_mapping=packed[2])
-    )
+    return InputBatch(ids, positions, ForwardContext(kv_caches=kv_caches, attention=attention, slot_mapping=slots))
 
 
-def _cross_attention(batch: ScheduledBatch, block_size: int, device: torch.device) -> AttentionMetadata | None:
+def _cross_attention(
+    batch: ScheduledBatch, query_lens: list[int], block_size: int, device: torch.device
+) -> AttentionMetadata | None:
     encoders = [s.encoder for s in batch.sequences if s.encoder is not None]
     if not encoders:
         return None
     assert len(encoders) == len(batch.sequences), "an encoder-decoder's sequences all have an encoder side"
     return AttentionMetadata(
-        query_lens=[len(s.token_ids) for s in batch.sequences],
+        query_lens=query_lens,
         kv_lens=[len(encoder.token_ids) for encoder in encoders],
         block_tables=[encoder.block_table for encoder in encoders],
         num_decodes=batch.num_decode_sequences,
@@ -106,7 +95,22 @@ def _cross_attention(batch: ScheduledBatch, block_size: int, device: torch.devic
     )
 
 
-def _slots(block_table: Seq[int], start: int, end: int, block_size: int) -> Seq[int]:
-    if end - start == 1:
-        return (block_table[start // block_size] * block_size + start % block_size,)
-    return [block_table[p // block_size] * block_size + p % block_size for p in range(start, end)]
+def _packed(
+    token_ids: Seq[Seq[int]], starts: Seq[int], block_tables: Seq[Seq[int]], block_size: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Ids, positions and slots, [num_tokens] int64 each."""
+    if cpu.is_available():
+        from segue.kernels.cpu.step import pack_tokens
+
+        packed = pack_tokens(token_ids, starts, block_tables, block_size)
+    else:
+        ids = [token_id for part in token_ids for token_id in part]
+        spans = [range(start, start + len(part)) for start, part in zip(starts, token_ids, strict=True)]
+        positions = [position for span in spans for position in span]
+        slots = [
+            table[position // block_size] * block_size + position % block_size
+            for span, table in zip(spans, block_tables, strict=True)
+            for position in span
+        ]
+        packed = torch.tensor([ids, positions, slots], dtype=torch.int64)
+    return packed.to(device, non_blocking=True).unbind()

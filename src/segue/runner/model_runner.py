@@ -18,6 +18,7 @@ from segue.kernels.scaled_cache import ScaledCache
 from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.drafting import Drafter, Sampled
+from segue.runner.greedy_step import GreedyStep
 from segue.runner.input_batch import KVCaches, encoder_batch, input_batch
 from segue.runner.native_model import NativeModel, native_model
 from segue.runner.verification import sampling_rows, verify, without_guesses
@@ -51,13 +52,28 @@ class ModelRunner:
         self.model = native_model(model, kv_caches)
         self.kv_caches, self.block_size, self.device = kv_caches, block_size, device
         self.sampler, self.grammars, self.drafter = sampler, grammars, drafter
+        self.greedy_step: GreedyStep | None = None
+        """Runs the steps that it can; a drafter must see hidden states, and it knows nothing of long prompts."""
+        if drafter is None and isinstance(self.model, NativeModel) and self.model.long_prompt_boundary is None:
+            self.greedy_step = GreedyStep(self.model, block_size)
 
-    @torch.inference_mode()
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         started = time.perf_counter()
+        self._encode(batch.sequences)
+        greedy = None if self.greedy_step is None else self.greedy_step.run(batch.sequences)
+        if greedy is None:
+            return self._execute(batch, started)
+        tokens, choosing_s = greedy
+        return StepOutput(
+            tokens={s.seq_id: (token,) for s, token in zip(batch.sequences, tokens, strict=True)},
+            forward_s=time.perf_counter() - started - choosing_s,
+            sample_s=choosing_s,
+        )
+
+    @torch.inference_mode()
+    def _execute(self, batch: ScheduledBatch, started: float) -> StepOutput:
         if self.drafter is not None:
             batch = self.drafter.extend(batch)
-        self._encode(batch.sequences)
         inputs = input_batch(batch, self.kv_caches, self.block_size, self.device, self.model.long_prompt_boundary)
         hidden = self.model(inputs.input_ids, inputs.positions, inputs.ctx)
         sampled = [(i, s) for i, s in enumerate(batch.sequences) if s.needs_token]
@@ -101,13 +117,17 @@ class ModelRunner:
 
     def _encode(self, sequences: Seq[ScheduledSequence]) -> None:
         encoding = [s for s in sequences if s.encoder is not None and s.encoder.run]
-        if encoding:
+        if not encoding:
+            return
+        with torch.inference_mode():
             assert isinstance(self.model, Seq2SeqModel | NativeModel)
             inputs = encoder_batch(encoding, self.kv_caches, self.block_size, self.device)
             self.model.encode(inputs.input_ids, inputs.positions, inputs.ctx)
 
     def _rows(self, hidden: Tensor, ctx: ForwardContext, sampled: Seq[tuple[int, ScheduledSequence]]) -> Tensor:
         """[num_rows, hidden] after the last certain token of each sequence and after its guesses."""
+        if len(sampled) == hidden.shape[0]:
+            return hidden
         starts = ctx.attention.query_starts
         rows = [row for i, s in sampled for row in range(starts[i + 1] - 1 - s.num_draft_tokens, starts[i + 1])]
         if len(rows) != hidden.shape[0]:

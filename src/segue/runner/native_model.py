@@ -6,7 +6,7 @@ logits. A model whose forward pass cannot be recorded runs as it is.
 
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from segue.kernels.cpu.recorder import Recorder, TraceError
 from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.input_batch import KVCaches
+
+if TYPE_CHECKING:
+    from segue.kernels.cpu import _native
 
 __all__ = ["NativeModel", "is_native", "native_model", "use_threads"]
 
@@ -103,6 +106,15 @@ class NativeModel:
             cross_attention=ctx.cross_attention,
         )
         return hidden
+
+    @property
+    def programs(self) -> "tuple[_native.Program, _native.Program]":
+        """Tokens to hidden states, and those to logits; valid as long as this model lives."""
+        return self._forward.native, self._logits.native
+
+    @property
+    def hidden_width(self) -> int:
+        return self._forward.width
 
     def encode(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> None:
         """As ``Seq2SeqModel.encode``."""

@@ -8,7 +8,9 @@ alike but equal.
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from segue.core.batch import ScheduledSequence
 from segue.core.errors import GenerationError

@@ -1,15 +1,15 @@
 """What the sampler is told about each row of logits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from segue.core.request import SamplingParams
 
 __all__ = ["SamplingRow"]
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingRow:
+class SamplingRow(Struct, frozen=True, gc=False):
     params: SamplingParams
     history: Sequence[int]
     """All token ids so far, prompt and output; not empty."""

@@ -1,5 +1,7 @@
 """The C++ module. Addresses (``x``, ``out``, …) are of float32 rows unless said otherwise; 0: none."""
 
+from collections.abc import Sequence as Seq
+
 def available_isas() -> list[str]: ...
 def isa() -> str: ...
 def use_isa(name: str) -> None: ...
@@ -238,6 +240,40 @@ def activate(
     multiplied_stride: int = 0,
 ) -> None: ...
 def gather(x: int, x_stride: int, indices: int, rows: int, dim: int, out: int, out_stride: int) -> None: ...
+
+class PackedSequences:
+    """``given``: addresses in arrays of its own. Raises ValueError for lists that do not belong together."""
+
+    def __init__(
+        self, query_lens: Seq[int], kv_lens: Seq[int], block_tables: Seq[Seq[int]], block_size: int
+    ) -> None: ...
+    @property
+    def given(self) -> _Sequences: ...
+
+def pack_tokens(
+    token_ids: Seq[Seq[int]],
+    starts: Seq[int],
+    block_tables: Seq[Seq[int]],
+    block_size: int,
+    out: int,
+    num_tokens: int,
+) -> None: ...
+
+class GreedyStep:
+    """``run``: (id, logprob) of each sequence, logprob NaN where there is none; the seconds that choosing took."""
+
+    def __init__(
+        self, forward: Program, logits: Program, hidden_width: int, vocab_size: int, block_size: int
+    ) -> None: ...
+    def run(
+        self,
+        token_ids: Seq[Seq[int]],
+        starts: Seq[int],
+        block_tables: Seq[Seq[int]],
+        cross_lens: Seq[int],
+        cross_tables: Seq[Seq[int]],
+    ) -> tuple[list[tuple[int, float]], float]: ...
+
 def choose(
     logits: int, stride: int, vocab_size: int, uniforms: list[float]
 ) -> list[tuple[int, float, float, float]]: ...

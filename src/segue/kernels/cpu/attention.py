@@ -164,17 +164,6 @@ def _shared_bias(spec: AttentionSpec, meta: AttentionMetadata) -> Tensor | None:
 
 def native_sequences(meta: AttentionMetadata) -> tuple[int, int, int, int, int]:
     """The step's sequences as ``_native`` takes them (attention.h: Sequences), in arrays that ``meta`` keeps alive."""
-    count = len(meta.query_lens)
-    blocks = [-(-kv_len // meta.block_size) for kv_len in meta.kv_lens] if meta.block_tables else []
-    width = max(blocks, default=0)
-    arrays = meta.shared.get("sequences")
-    if arrays is None:
-        values = [*meta.query_starts, *meta.kv_lens]
-        for table, num_blocks in zip(meta.block_tables, blocks, strict=True):
-            assert len(table) >= num_blocks, (len(table), num_blocks)
-            values.extend(table[:num_blocks])
-            values.extend([0] * (width - num_blocks))
-        arrays = meta.shared["sequences"] = torch.tensor(values, dtype=torch.int64)
-    starts = arrays.data_ptr()
-    lens = starts + 8 * (count + 1)
-    return count, starts, lens, lens + 8 * count, width
+    if meta.packed is None:
+        meta.packed = _native.PackedSequences(meta.query_lens, meta.kv_lens, meta.block_tables, meta.block_size)
+    return meta.packed.given

@@ -33,5 +33,6 @@ void bind_linear(nanobind::module_& module);
 void bind_program(nanobind::module_& module);
 void bind_rows(nanobind::module_& module);
 void bind_sampling(nanobind::module_& module);
+void bind_step(nanobind::module_& module);
 
 }  // namespace segue

@@ -22,5 +22,6 @@ NB_MODULE(_native, module) {
     segue::bind_rows(module);
     segue::bind_attention(module);
     segue::bind_sampling(module);
+    segue::bind_step(module);
     segue::bind_program(module);
 }

@@ -85,6 +85,11 @@ class NativeProgram:
             output_stride=0 if output is None else output.stride(0),
         )
 
+    @property
+    def native(self) -> _native.Program:
+        """Valid as long as this program lives."""
+        return self._native
+
     def profile(self, on: bool) -> list[float]:
         """Seconds spent in each of ``names`` since this was last asked; measures from here on if ``on``."""
         times: list[float] = self._native.take_times()

@@ -1,0 +1,222 @@
+// A step's lists, as the engine has them, to the arrays that kernels read; and a whole step of greedy sequences.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <tuple>
+#include <vector>
+
+#include "bind.h"
+#include "program.h"
+#include "sampling.h"
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+namespace segue {
+namespace {
+
+using Numbers = std::vector<int64_t>;
+
+// The items of a list or a tuple, without a copy.
+class Items {
+  public:
+    explicit Items(nb::handle given) : kept_(nb::steal(PySequence_Fast(given.ptr(), "a list or a tuple is wanted"))) {
+        if (!kept_.is_valid()) throw nb::python_error();
+    }
+
+    int64_t size() const { return PySequence_Fast_GET_SIZE(kept_.ptr()); }
+    nb::handle operator[](int64_t i) const { return PySequence_Fast_GET_ITEM(kept_.ptr(), i); }
+    int64_t number(int64_t i) const {
+        int64_t number = PyLong_AsLongLong((*this)[i].ptr());
+        if (number == -1 && PyErr_Occurred()) throw nb::python_error();
+        return number;
+    }
+
+  private:
+    nb::object kept_;
+};
+
+void require(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
+Numbers numbers_of(nb::handle given) {
+    Items items(given);
+    Numbers numbers;
+    for (int64_t i = 0; i < items.size(); ++i) numbers.push_back(items.number(i));
+    return numbers;
+}
+
+// Where each begins, and where the last ends.
+Numbers starts_of(const Numbers& lens) {
+    Numbers starts{0};
+    for (int64_t len : lens) starts.push_back(starts.back() + len);
+    return starts;
+}
+
+// Sequences (attention.h) and the arrays behind them.
+class PackedSequences {
+  public:
+    PackedSequences(Numbers query_starts, Numbers kv_lens, nb::handle block_tables, int64_t block_size)
+        : starts_(std::move(query_starts)), lens_(std::move(kv_lens)) {
+        Items tables(block_tables);
+        int64_t count = tables.size();
+        require(lens_.size() + 1 == starts_.size(), "lists of unequal lengths");
+        require(count == 0 || count == static_cast<int64_t>(lens_.size()), "lists of unequal lengths");
+        auto blocks_of = [&](int64_t i) { return (lens_[static_cast<size_t>(i)] + block_size - 1) / block_size; };
+        for (int64_t i = 0; i < count; ++i) width_ = std::max(width_, blocks_of(i));
+        blocks_.reserve(static_cast<size_t>(width_ * count));
+        for (int64_t i = 0; i < count; ++i) {
+            Items table(tables[i]);
+            require(table.size() >= blocks_of(i), "a block table is too short");
+            for (int64_t j = 0; j < blocks_of(i); ++j) blocks_.push_back(table.number(j));
+            blocks_.resize(static_cast<size_t>(width_ * (i + 1)));
+        }
+    }
+
+    Sequences view() const {
+        const int64_t* tables = blocks_.empty() ? nullptr : blocks_.data();
+        return {static_cast<int64_t>(lens_.size()), starts_.data(), lens_.data(), tables, width_};
+    }
+
+  private:
+    Numbers starts_, lens_, blocks_;
+    int64_t width_ = 0;
+};
+
+SequencesGiven given(const PackedSequences& packed) {
+    auto address = [](const int64_t* numbers) { return reinterpret_cast<uintptr_t>(numbers); };
+    Sequences view = packed.view();
+    return {view.count, address(view.query_starts), address(view.kv_lens), address(view.block_tables), view.table_width};
+}
+
+// A step's tokens: ids; positions, counted from each sequence's start; slots.
+struct PackedTokens {
+    Numbers row_starts, kv_lens, ids, positions, slots;
+
+    PackedTokens(nb::handle token_ids, nb::handle starts, nb::handle block_tables, int64_t block_size) : row_starts{0} {
+        Items sequences(token_ids), first(starts), tables(block_tables);
+        require(first.size() == sequences.size() && tables.size() == sequences.size(), "lists of unequal lengths");
+        for (int64_t i = 0; i < sequences.size(); ++i) {
+            Items tokens(sequences[i]), table(tables[i]);
+            int64_t start = first.number(i), end = start + tokens.size(), block = -1;
+            require(start >= 0 && (end + block_size - 1) / block_size <= table.size(), "a block table is too short");
+            for (int64_t position = start; position < end; ++position) {
+                if (position == start || position % block_size == 0) block = table.number(position / block_size);
+                ids.push_back(tokens.number(position - start));
+                positions.push_back(position);
+                slots.push_back(block * block_size + position % block_size);
+            }
+            row_starts.push_back(static_cast<int64_t>(ids.size()));
+            kv_lens.push_back(end);
+        }
+    }
+};
+
+void pack_tokens(nb::handle token_ids, nb::handle starts, nb::handle block_tables, int64_t block_size, uintptr_t out,
+                 int64_t num_tokens) {
+    PackedTokens packed(token_ids, starts, block_tables, block_size);
+    require(static_cast<int64_t>(packed.ids.size()) == num_tokens, "not as many tokens as said");
+    int64_t* to = at<int64_t>(out);
+    for (const Numbers* each : {&packed.ids, &packed.positions, &packed.slots})
+        to = std::copy(each->begin(), each->end(), to);
+}
+
+using Floats = std::unique_ptr<float, void (*)(void*)>;
+
+Floats new_rows(int64_t count, int64_t width) {
+    size_t bytes = sizeof(float) * static_cast<size_t>(count * width);
+    void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (memory == nullptr) throw std::bad_alloc();
+    return {static_cast<float*>(memory), std::free};
+}
+
+// All of a step whose sequences want their likeliest tokens and nothing else.
+class GreedyStep {
+  public:
+    GreedyStep(nb::object forward, nb::object logits, int64_t hidden_width, int64_t vocab_size, int64_t block_size)
+        : forward_(std::move(forward)),
+          logits_(std::move(logits)),
+          hidden_width_(hidden_width),
+          vocab_size_(vocab_size),
+          block_size_(block_size) {}
+
+    // (id, logprob) after each sequence's last token; the seconds that the choice took.
+    std::tuple<std::vector<std::tuple<int64_t, float>>, double> run(nb::handle token_ids, nb::handle starts,
+                                                                   nb::handle block_tables, nb::handle cross_lens,
+                                                                   nb::handle cross_tables) {
+        PackedTokens tokens(token_ids, starts, block_tables, block_size_);
+        PackedSequences sequences(tokens.row_starts, std::move(tokens.kv_lens), block_tables, block_size_);
+        Numbers lens = numbers_of(cross_lens);
+        Numbers cross_starts = lens.empty() ? Numbers{0} : tokens.row_starts;
+        PackedSequences cross(std::move(cross_starts), std::move(lens), cross_tables, block_size_);
+        Inputs inputs;
+        inputs.rows = tokens.row_starts.back();
+        inputs.tokens = tokens.ids.data();
+        inputs.positions = tokens.positions.data();
+        inputs.slots = tokens.slots.data();
+        inputs.self = sequences.view();
+        inputs.cross = cross.view();
+        auto &forward = nb::cast<Program&>(forward_), &logits = nb::cast<Program&>(logits_);
+        nb::gil_scoped_release released;
+        return likeliest(forward, logits, inputs, tokens.row_starts);
+    }
+
+  private:
+    std::tuple<std::vector<std::tuple<int64_t, float>>, double> likeliest(Program& forward, Program& to_logits,
+                                                                         Inputs& inputs, const Numbers& row_starts) const {
+        using Clock = std::chrono::steady_clock;
+        auto count = static_cast<int64_t>(row_starts.size()) - 1;
+        Floats hidden = new_rows(inputs.rows, hidden_width_), logits = new_rows(count, vocab_size_);
+        inputs.output = hidden.get();
+        inputs.output_stride = hidden_width_;
+        forward.run(inputs);
+        for (int64_t i = 0; i < count; ++i)  // to the front, where a prompt has more than one row
+            std::copy_n(hidden.get() + (row_starts[static_cast<size_t>(i + 1)] - 1) * hidden_width_, hidden_width_,
+                        hidden.get() + i * hidden_width_);
+        Inputs last;
+        last.rows = count;
+        last.input = hidden.get();
+        last.input_stride = hidden_width_;
+        last.output = logits.get();
+        last.output_stride = vocab_size_;
+        to_logits.run(last);
+        Clock::time_point begin = Clock::now();
+        std::vector<std::tuple<int64_t, float>> found;
+        std::vector<double> greedy(static_cast<size_t>(count), -1.0);
+        for (const Chosen& each : choose({logits.get(), vocab_size_, vocab_size_}, greedy))
+            found.emplace_back(each.id, each.logprob);
+        return {std::move(found), std::chrono::duration<double>(Clock::now() - begin).count()};
+    }
+
+    nb::object forward_, logits_;
+    int64_t hidden_width_, vocab_size_, block_size_;
+};
+
+}  // namespace
+
+void bind_step(nb::module_& module) {
+    nb::class_<PackedSequences>(module, "PackedSequences")
+        .def(
+            "__init__",
+            [](PackedSequences* self, nb::handle query_lens, nb::handle kv_lens, nb::handle tables, int64_t block_size) {
+                new (self) PackedSequences(starts_of(numbers_of(query_lens)), numbers_of(kv_lens), tables, block_size);
+            },
+            "query_lens"_a, "kv_lens"_a, "block_tables"_a, "block_size"_a)
+        .def_prop_ro("given", &given);
+    module.def("pack_tokens", &pack_tokens, "token_ids"_a, "starts"_a, "block_tables"_a, "block_size"_a, "out"_a,
+               "num_tokens"_a);
+    nb::class_<GreedyStep>(module, "GreedyStep")
+        .def(nb::init<nb::object, nb::object, int64_t, int64_t, int64_t>(), "forward"_a, "logits"_a, "hidden_width"_a,
+             "vocab_size"_a, "block_size"_a)
+        .def("run", &GreedyStep::run, "token_ids"_a, "starts"_a, "block_tables"_a, "cross_lens"_a, "cross_tables"_a);
+}
+
+}  // namespace segue

@@ -1,0 +1,46 @@
+"""A step in one native call, where every sequence wants its likeliest token and nothing else.
+
+That is most steps of most servers. What ``ModelRunner`` does of tensors, rows and verdicts costs 0.2 ms a step, since
+the weights that pass through the caches between two steps leave nothing of Python in them.
+"""
+
+from collections.abc import Sequence as Seq
+from math import isnan
+
+from segue.core.batch import ScheduledSequence
+from segue.core.output import TokenOutput
+from segue.runner.native_model import NativeModel
+
+__all__ = ["GreedyStep"]
+
+
+class GreedyStep:
+    def __init__(self, model: NativeModel, block_size: int) -> None:
+        from segue.kernels.cpu import _native
+
+        self._is_encoder_decoder = model.is_encoder_decoder
+        self._native = _native.GreedyStep(*model.programs, model.hidden_width, model.vocab_size, block_size)
+
+    def run(self, sequences: Seq[ScheduledSequence]) -> tuple[list[TokenOutput], float] | None:
+        """The token of each sequence, and the seconds that choosing took, where that is all that they want.
+
+        None where it is not, or where a sequence has no finite logits; K/V written until then are written again.
+        Encoder inputs must have run.
+        """
+        if not all(map(_is_greedy, sequences)):
+            return None
+        encoders = [s.encoder for s in sequences if s.encoder is not None] if self._is_encoder_decoder else []
+        found, choosing_s = self._native.run(
+            [s.token_ids for s in sequences],
+            [s.num_computed_tokens for s in sequences],
+            [s.block_table for s in sequences],
+            [len(encoder.token_ids) for encoder in encoders],
+            [encoder.block_table for encoder in encoders],
+        )
+        if isnan(sum([logprob for _, logprob in found])):
+            return None
+        return [TokenOutput(token_id, logprob) for token_id, logprob in found], choosing_s
+
+
+def _is_greedy(sequence: ScheduledSequence) -> bool:
+    return sequence.sampling.is_plain and sequence.needs_token and not sequence.num_draft_tokens
