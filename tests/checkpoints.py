@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,9 @@ def logits_of(runner_and_facts: tuple[ModelRunner, ModelFacts], ids: Seq[int]) -
     )
     batch = ScheduledBatch(sequences=[sequence], num_decode_sequences=0)
     inputs = input_batch(batch, runner.kv_caches, 4, torch.device("cpu"), facts.long_prompt_boundary)
+    ctx = replace(inputs.ctx, wanted=None)
     with torch.inference_mode():
-        return runner.model.compute_logits(runner.model(inputs.input_ids, inputs.positions, inputs.ctx)).float()
+        return runner.model.compute_logits(runner.model(inputs.input_ids, inputs.positions, ctx)).float()
 
 
 def assert_runs_in_bfloat16(folder: Path) -> None:

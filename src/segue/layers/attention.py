@@ -1,5 +1,6 @@
 """The attention layer: writes K/V to the cache, then attends over blocks; and what a step gives to every layer."""
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -30,6 +31,9 @@ class ForwardContext:
     """Decoder self-attention; in ``encode`` the encoder's own."""
     slot_mapping: Tensor
     """[num_tokens] int64: where this step's K/V go; in ``encode`` the slots of the cross-attention K/V."""
+    wanted: Seq[int] | None = None
+    """How many of each sequence's last rows anyone reads of what ``forward`` gives; None: all. A model may give no more
+    than these."""
     cross_attention: AttentionMetadata | None = None
     is_long: Tensor | None = None
     """[num_tokens] bool where the model has a ``long_prompt_boundary``: the token belongs to a long prompt."""

@@ -17,7 +17,7 @@ from segue.core.batch import ScheduledBatch, ScheduledSequence
 from segue.models.base import Model
 from segue.models.guessing_heads import ComputeLogits
 from segue.runner.drafting import Sampled, with_guesses
-from segue.runner.input_batch import KVCaches, input_batch
+from segue.runner.input_batch import KVCaches, input_batch, wanted_rows
 from segue.runner.native_model import native_model
 
 __all__ = ["DraftModel"]
@@ -104,10 +104,9 @@ class DraftModel:
         )
         inputs = input_batch(batch, self.kv_caches, self._block_size, self._device, self.model.long_prompt_boundary)
         # A vocabulary that is padded further has ids that this one lacks; no text holds them.
-        hidden = self.model(inputs.input_ids.clamp(max=self.model.vocab_size - 1), inputs.positions, inputs.ctx)
-        starts = inputs.ctx.attention.query_starts
-        last = torch.tensor([start - 1 for start in starts[1:]], device=self._device)
-        ids: list[int] = self.model.compute_logits(hidden[last]).argmax(-1).tolist()
+        ctx = replace(inputs.ctx, wanted=[1] * len(texts))
+        hidden = self.model(inputs.input_ids.clamp(max=self.model.vocab_size - 1), inputs.positions, ctx)
+        ids: list[int] = self.model.compute_logits(wanted_rows(hidden, ctx)).argmax(-1).tolist()
         chosen = [0] * len(texts)
         for i, token_id in zip(order, ids, strict=True):
             chosen[i] = token_id

@@ -13,7 +13,7 @@ from segue.kernels.metadata import AttentionMetadata
 from segue.kernels.scaled_cache import CacheTensor
 from segue.layers.attention import ForwardContext
 
-__all__ = ["InputBatch", "encoder_batch", "input_batch"]
+__all__ = ["InputBatch", "encoder_batch", "input_batch", "wanted_rows"]
 
 KVCaches = list[tuple[CacheTensor, CacheTensor]]
 
@@ -56,10 +56,28 @@ def input_batch(
             device=device,
         ),
         slot_mapping=slots,
+        wanted=[_num_wanted(s) for s in sequences],
         cross_attention=_cross_attention(batch, query_lens, block_size, device),
         is_long=is_long,
     )
     return InputBatch(ids, positions, ctx)
+
+
+def _num_wanted(sequence: ScheduledSequence) -> int:
+    """How many of its last rows are read: all where its prompt is scored, else those that a token is chosen from."""
+    if sequence.sampling.prompt_logprobs and sequence.num_computed_tokens < sequence.num_prompt_tokens:
+        return len(sequence.token_ids)
+    return 1 + sequence.num_draft_tokens if sequence.needs_token else 0
+
+
+def wanted_rows(hidden: Tensor, ctx: ForwardContext) -> Tensor:
+    """The wanted rows of what a model gave, all or only these: [sum of ``ctx.wanted``, hidden]."""
+    assert ctx.wanted is not None
+    if hidden.shape[0] == sum(ctx.wanted):
+        return hidden
+    ends = ctx.attention.query_starts[1:]
+    rows = [row for end, count in zip(ends, ctx.wanted, strict=True) for row in range(end - count, end)]
+    return hidden[torch.tensor(rows, dtype=torch.int64, device=hidden.device)]
 
 
 def encoder_batch(

@@ -19,7 +19,7 @@ from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.drafting import Drafter, Sampled
 from segue.runner.greedy_step import GreedyStep
-from segue.runner.input_batch import KVCaches, encoder_batch, input_batch
+from segue.runner.input_batch import KVCaches, encoder_batch, input_batch, wanted_rows
 from segue.runner.native_model import NativeModel, native_model
 from segue.runner.verification import sampling_rows, verify, without_guesses
 from segue.sampling.grammar_compiler import GrammarCompiler
@@ -75,7 +75,7 @@ class ModelRunner:
         if self.drafter is not None:
             batch = self.drafter.extend(batch)
         inputs = input_batch(batch, self.kv_caches, self.block_size, self.device, self.model.long_prompt_boundary)
-        hidden = self.model(inputs.input_ids, inputs.positions, inputs.ctx)
+        hidden = wanted_rows(self.model(inputs.input_ids, inputs.positions, inputs.ctx), inputs.ctx)
         sampled = [(i, s) for i, s in enumerate(batch.sequences) if s.needs_token]
         rows = self._rows(hidden, inputs.ctx, sampled)
         logits = self.model.compute_logits(rows) if sampled else None
@@ -128,8 +128,9 @@ class ModelRunner:
         """[num_rows, hidden] after the last certain token of each sequence and after its guesses."""
         if len(sampled) == hidden.shape[0]:
             return hidden
-        starts = ctx.attention.query_starts
-        rows = [row for i, s in sampled for row in range(starts[i + 1] - 1 - s.num_draft_tokens, starts[i + 1])]
+        assert ctx.wanted is not None
+        ends = list(itertools.accumulate(ctx.wanted))
+        rows = [row for i, s in sampled for row in range(ends[i] - 1 - s.num_draft_tokens, ends[i])]
         if len(rows) != hidden.shape[0]:
             hidden = hidden[torch.tensor(rows, dtype=torch.int64, device=self.device)]
         return hidden
@@ -176,12 +177,14 @@ class ModelRunner:
         self, sequences: Seq[ScheduledSequence], hidden: Tensor, ctx: ForwardContext
     ) -> tuple[dict[int, Seq[float]], dict[int, str]]:
         """Prompt logprobs, and errors, of the sequences that asked for them and still are in their prompt."""
+        assert ctx.wanted is not None
+        starts = [0, *itertools.accumulate(ctx.wanted)]
         scored: dict[int, Seq[float]] = {}
         errors: dict[int, str] = {}
         for i, s in enumerate(sequences):
             if s.sampling.prompt_logprobs and s.num_computed_tokens < s.num_prompt_tokens:
                 try:
-                    scored[s.seq_id] = self._prompt_logprobs(hidden[ctx.attention.query_starts[i] :], s)
+                    scored[s.seq_id] = self._prompt_logprobs(hidden[starts[i] :], s)
                 except GenerationError as error:
                     errors[s.seq_id] = error.reason
                     self._wipe(s)

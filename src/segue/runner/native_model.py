@@ -93,8 +93,11 @@ class NativeModel:
         return traced
 
     def __call__(self, input_ids: Tensor, positions: Tensor, ctx: ForwardContext) -> Tensor:
-        """As ``Model.forward``; hidden states in float32."""
-        hidden = torch.empty(input_ids.shape[0], self._forward.width)
+        """As ``Model.forward``; hidden states in float32, of the wanted rows where the program can leave out others."""
+        rows, wanted = input_ids.shape[0], None
+        if ctx.wanted is not None and self._forward.narrows:
+            rows, wanted = sum(ctx.wanted), torch.tensor(ctx.wanted, dtype=torch.int64)
+        hidden = torch.empty(rows, self._forward.width)
         self._forward.run(
             input_ids.shape[0],
             output=hidden,
@@ -104,6 +107,7 @@ class NativeModel:
             slots=ctx.slot_mapping,
             attention=ctx.attention,
             cross_attention=ctx.cross_attention,
+            wanted=wanted,
         )
         return hidden
 

@@ -163,7 +163,9 @@ class Program:
         input_stride: int,
         output: int,
         output_stride: int,
+        wanted: int,
     ) -> None: ...
+    def narrow(self, buffers: list[int]) -> None: ...
     profiling: bool
     def take_times(self) -> list[float]: ...
 

@@ -117,7 +117,7 @@ AttentionSpec make_spec(int64_t num_heads, int64_t kv_heads, int64_t key_dim, in
 
 void run(Program& program, int64_t rows, uintptr_t tokens, uintptr_t positions, uintptr_t is_long, uintptr_t slots,
          const SequencesGiven& self, const SequencesGiven& cross, uintptr_t input, int64_t input_stride,
-         uintptr_t output, int64_t output_stride) {
+         uintptr_t output, int64_t output_stride, uintptr_t wanted) {
     Inputs inputs;
     inputs.rows = rows;
     inputs.tokens = at<const int64_t>(tokens);
@@ -130,6 +130,7 @@ void run(Program& program, int64_t rows, uintptr_t tokens, uintptr_t positions, 
     inputs.input_stride = input_stride;
     inputs.output = at<float>(output);
     inputs.output_stride = output_stride;
+    inputs.wanted = at<const int64_t>(wanted);
     nb::gil_scoped_release released;
     program.run(inputs);
 }
@@ -176,7 +177,8 @@ void bind_program(nb::module_& module) {
             },
             nb::kw_only(), "what"_a, "spec"_a, "cache"_a.none(), "q"_a, "k"_a.none(), "v"_a.none(), "out"_a)
         .def("run", &run, nb::kw_only(), "rows"_a, "tokens"_a, "positions"_a, "is_long"_a, "slots"_a, "self_attention"_a,
-             "cross_attention"_a, "input"_a, "input_stride"_a, "output"_a, "output_stride"_a)
+             "cross_attention"_a, "input"_a, "input_stride"_a, "output"_a, "output_stride"_a, "wanted"_a)
+        .def("narrow", &Program::narrow, "buffers"_a)
         .def_rw("profiling", &Program::profiling)
         .def("take_times", &Program::take_times);
 }

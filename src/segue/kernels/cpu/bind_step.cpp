@@ -174,11 +174,14 @@ class GreedyStep {
                                                                          Inputs& inputs, const Numbers& row_starts) const {
         using Clock = std::chrono::steady_clock;
         auto count = static_cast<int64_t>(row_starts.size()) - 1;
-        Floats hidden = new_rows(inputs.rows, hidden_width_), logits = new_rows(count, vocab_size_);
+        Floats hidden = new_rows(forward.narrows() ? count : inputs.rows, hidden_width_);
+        Floats logits = new_rows(count, vocab_size_);
+        const Numbers wanted(row_starts.size() - 1, 1);
+        if (forward.narrows()) inputs.wanted = wanted.data();
         inputs.output = hidden.get();
         inputs.output_stride = hidden_width_;
         forward.run(inputs);
-        for (int64_t i = 0; i < count; ++i)  // to the front, where a prompt has more than one row
+        for (int64_t i = 0; i < count && !forward.narrows(); ++i)  // to the front, where a prompt has more than one row
             std::copy_n(hidden.get() + (row_starts[static_cast<size_t>(i + 1)] - 1) * hidden_width_, hidden_width_,
                         hidden.get() + i * hidden_width_);
         Inputs last;

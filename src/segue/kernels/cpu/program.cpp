@@ -24,6 +24,8 @@ struct Part {
     int64_t first = 0;
     std::vector<int64_t> query_starts, kv_lens;
 
+    Part() = default;
+
     Part(const Sequences& all, int64_t begin, int64_t end, bool causal) {
         while (first < all.count && all.query_starts[first + 1] <= begin) ++first;
         query_starts.push_back(0);
@@ -32,6 +34,16 @@ struct Part {
             query_starts.push_back(std::min(last, end) - begin);
             kv_lens.push_back(all.kv_lens[i] - (causal ? std::max<int64_t>(last - end, 0) : 0));
         }
+    }
+
+    // The same sequences with only the last rows of each, so many of sequence first + i as counts[i] says.
+    Part last_rows(const std::vector<int64_t>& counts) const {
+        Part part;
+        part.first = first;
+        part.kv_lens = kv_lens;
+        part.query_starts.push_back(0);
+        for (size_t i = 0; i < kv_lens.size(); ++i) part.query_starts.push_back(part.query_starts.back() + counts[i]);
+        return part;
     }
 
     Sequences view(const Sequences& all) const {
@@ -44,10 +56,43 @@ struct Part {
 
 struct Program::Tile {
     int64_t begin, rows;
+    int64_t out_begin;  // of its rows in the output
     Part self, cross;
+    std::vector<int64_t> wanted;  // rows; empty where all are, or none is
+    std::unique_ptr<Tile> narrowed;  // of the wanted rows, where they are not all
 
-    Tile(const Inputs& inputs, int64_t begin, int64_t end)
-        : begin(begin), rows(end - begin), self(inputs.self, begin, end, true), cross(inputs.cross, begin, end, false) {}
+    // `num_out`: rows of the output before this tile's.
+    Tile(const Inputs& inputs, int64_t begin, int64_t end, int64_t num_out)
+        : begin(begin),
+          rows(end - begin),
+          out_begin(num_out),
+          self(inputs.self, begin, end, true),
+          cross(inputs.cross, begin, end, false) {
+        if (inputs.wanted) narrow(inputs);
+    }
+
+    int64_t num_out() const { return narrowed ? narrowed->rows : rows; }
+
+  private:
+    Tile(const Tile& whole, const std::vector<int64_t>& counts, int64_t rows)
+        : begin(whole.begin),
+          rows(rows),
+          out_begin(whole.out_begin),
+          self(whole.self.last_rows(counts)),
+          cross(whole.cross.kv_lens.empty() ? Part() : whole.cross.last_rows(counts)) {}
+
+    void narrow(const Inputs& inputs) {
+        std::vector<int64_t> counts;
+        for (size_t i = 0; i < self.kv_lens.size(); ++i) {
+            const int64_t sequence = self.first + static_cast<int64_t>(i), first = self.query_starts[i];
+            const int64_t last = self.query_starts[i + 1], end = inputs.self.query_starts[sequence + 1];
+            const int64_t from = std::clamp(end - inputs.wanted[sequence] - begin, first, last);
+            for (int64_t row = from; row < last; ++row) wanted.push_back(row);
+            counts.push_back(last - from);
+        }
+        const auto num_wanted = static_cast<int64_t>(wanted.size());
+        if (num_wanted < rows) narrowed.reset(new Tile(*this, counts, num_wanted));
+    }
 };
 
 Program::Program(std::vector<int64_t> widths, int64_t tile_rows, bool whole_sequences)
@@ -64,6 +109,7 @@ Program::Program(std::vector<int64_t> widths, int64_t tile_rows, bool whole_sequ
 
 std::vector<Program::Tile> Program::tiles_of(const Inputs& inputs) const {
     std::vector<Tile> tiles;
+    int64_t num_out = 0;
     for (int64_t begin = 0, end; begin < inputs.rows; begin = end) {
         end = std::min(begin + tile_rows_, inputs.rows);
         if (whole_sequences_) {
@@ -71,7 +117,8 @@ std::vector<Program::Tile> Program::tiles_of(const Inputs& inputs) const {
             const int64_t* next = std::upper_bound(starts, starts + inputs.self.count + 1, end);
             end = next[-1] > begin ? next[-1] : *next;  // one sequence longer than a tile is a tile
         }
-        tiles.emplace_back(inputs, begin, end);
+        tiles.emplace_back(inputs, begin, end, num_out);
+        num_out += tiles.back().num_out();
     }
     return tiles;
 }
@@ -96,6 +143,7 @@ void Program::reserve(const std::vector<Tile>& tiles) {
     for (const Tile& tile : tiles) {
         rows = std::max(rows, tile.rows);
         scratch = std::max(scratch, scratch_bytes(tile));
+        if (tile.narrowed) scratch = std::max(scratch, scratch_bytes(*tile.narrowed));
     }
     if (rows > arena_rows_) {
         arena_ = aligned<float>(sizeof(float) * static_cast<size_t>(rows * total_width_));
@@ -136,7 +184,7 @@ struct Program::Execution {
             // Read only: a step never has it as `out`.
             case external_input:
                 return const_cast<float*>(inputs.input) + tile.begin * inputs.input_stride + place.column;
-            case external_output: return inputs.output + tile.begin * inputs.output_stride + place.column;
+            case external_output: return inputs.output + tile.out_begin * inputs.output_stride + place.column;
         }
         return program.arena_.get() + program.offsets_[static_cast<size_t>(place.buffer)] * program.arena_rows_ +
                place.column;
@@ -224,10 +272,31 @@ struct Program::Execution {
 };
 
 void Program::run_tile(const Inputs& inputs, const Tile& tile, const Slice& slice) {
+    if (!tile.narrowed) return run_steps(inputs, tile, slice, 0, steps_.size());
+    run_steps(inputs, tile, slice, 0, narrowed_at_);
+    if (tile.narrowed->rows == 0) return;
+    if (slice.index == 0) keep_wanted(tile);
+    slice.barrier();
+    run_steps(inputs, *tile.narrowed, slice, narrowed_at_, steps_.size());
+}
+
+// Moves the wanted rows to the front.
+void Program::keep_wanted(const Tile& tile) const {
+    for (int32_t buffer : narrowed_) {
+        const int64_t width = widths_[static_cast<size_t>(buffer)];
+        float* rows = arena_.get() + offsets_[static_cast<size_t>(buffer)] * arena_rows_;
+        for (size_t i = 0; i < tile.wanted.size(); ++i) {
+            if (tile.wanted[i] != static_cast<int64_t>(i))
+                std::copy_n(rows + tile.wanted[i] * width, width, rows + static_cast<int64_t>(i) * width);
+        }
+    }
+}
+
+void Program::run_steps(const Inputs& inputs, const Tile& tile, const Slice& slice, size_t begin, size_t end) {
     using Clock = std::chrono::steady_clock;
     Execution execute{*this, inputs, tile, slice};
     Clock::time_point before = profiling ? Clock::now() : Clock::time_point();
-    for (size_t i = 0; i < steps_.size(); ++i) {
+    for (size_t i = begin; i < end; ++i) {
         std::visit(execute, steps_[i]);
         slice.barrier();
         if (profiling && slice.index == 0) {

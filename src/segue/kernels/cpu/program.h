@@ -97,8 +97,9 @@ struct Inputs {
     Sequences cross{};
     const float* input = nullptr;  // [rows, input_stride]
     int64_t input_stride = 0;
-    float* output = nullptr;  // [rows, output_stride]
+    float* output = nullptr;  // [rows, or what `wanted` adds up to, output_stride]
     int64_t output_stride = 0;
+    const int64_t* wanted = nullptr;  // [self.count]: how many of a sequence's last rows are; null: all
 };
 
 class Program {
@@ -107,7 +108,16 @@ class Program {
     Program(std::vector<int64_t> widths, int64_t tile_rows, bool whole_sequences);
 
     void add(Step step) { steps_.push_back(std::move(step)); }
+
+    // From the next step on nothing is computed but what is wanted: the last layer has written its keys, and what follows
+    // of a row is for the row's own output. `buffers` are those that are still to be read.
+    void narrow(std::vector<int32_t> buffers) {
+        narrowed_at_ = steps_.size();
+        narrowed_ = std::move(buffers);
+    }
     size_t size() const { return steps_.size(); }
+
+    bool narrows() const { return narrowed_at_ != SIZE_MAX; }
 
     // One run at a time.
     void run(const Inputs& inputs);
@@ -124,8 +134,12 @@ class Program {
     void reserve(const std::vector<Tile>& tiles);
     size_t scratch_bytes(const Tile& tile) const;
     void run_tile(const Inputs& inputs, const Tile& tile, const Slice& slice);
+    void run_steps(const Inputs& inputs, const Tile& tile, const Slice& slice, size_t begin, size_t end);
+    void keep_wanted(const Tile& tile) const;
 
     std::vector<Step> steps_;
+    size_t narrowed_at_ = SIZE_MAX;
+    std::vector<int32_t> narrowed_;
     std::vector<int64_t> widths_, offsets_;  // floats; offsets_ for one row
     int64_t total_width_ = 0, tile_rows_;
     bool whole_sequences_;

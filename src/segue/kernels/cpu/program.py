@@ -23,6 +23,9 @@ BINARIES = {"add": 0, "multiply": 1}
 ATTENDS = {"self": 0, "cross": 1, "packed": 2}
 KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
+OF_ROWS = {"linear", "norm", "rotate", "binary", "activate", "attend"}
+"""Operations that ask no more of a step than the rows that they are given and where their sequences' keys are."""
+
 LANES = 16
 """Buffers' rows are multiples of a vector."""
 
@@ -53,7 +56,12 @@ class NativeProgram:
         self._buffers, widths = _buffers(ops)
         self._native = _native.Program(widths, TILE_ROWS, whole_sequences)
         self.names: list[str] = []
-        for op in ops:
+        start = _narrowing(ops)
+        self.narrows = start is not None
+        """Whether ``run`` can leave out rows that nobody wants."""
+        for index, op in enumerate(ops):
+            if index == start:
+                self._native.narrow(sorted({self._buffers[value] for value in _live(ops, index)}))
             getattr(self, f"_{op.kind}")(op)
             self.names.append(op.kind)
 
@@ -69,8 +77,13 @@ class NativeProgram:
         attention: AttentionMetadata | None = None,
         cross_attention: AttentionMetadata | None = None,
         input: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> None:
-        """``tokens``, ``positions``, ``slots`` [rows] int64; ``output`` [rows, width], ``input`` float32."""
+        """``tokens``, ``positions``, ``slots`` [rows] int64; ``output`` [rows, width], ``input`` float32.
+
+        ``wanted`` [sequences] int64, where the program ``narrows``: ``output`` is to hold so many last rows of each.
+        """
+        assert wanted is None or self.narrows
         self._native.run(
             rows=rows,
             tokens=_address(tokens),
@@ -83,6 +96,7 @@ class NativeProgram:
             input_stride=0 if input is None else input.stride(0),
             output=_address(output),
             output_stride=0 if output is None else output.stride(0),
+            wanted=_address(wanted),
         )
 
     @property
@@ -215,6 +229,22 @@ class NativeProgram:
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _narrowing(ops: Seq[Op]) -> int | None:
+    """Where the last layer has written its keys: what comes after serves each row's own output only."""
+    last = max((index for index, op in enumerate(ops) if op.kind == "write"), default=len(ops))
+    rest = ops[last + 1 :]
+    is_of_rows = all(
+        op.kind in OF_ROWS and all(view.value.external is None for view in op.reads.values()) for op in rest
+    )
+    return last + 1 if rest and is_of_rows else None
+
+
+def _live(ops: Seq[Op], start: int) -> set[Value]:
+    """What operations from ``start`` on read of those before."""
+    made = {op.out.value for op in ops[:start] if op.out is not None}
+    return {view.value for op in ops[start:] for view in op.reads.values()} & made
 
 
 def _buffers(ops: Seq[Op]) -> tuple[dict[Value, int], list[int]]:
