@@ -7,6 +7,7 @@ it has missed of one, its prompt first of all, it reads when the sequence next g
 that is. A wrong or missing entry there could only make guesses worse: the large model decides.
 """
 
+import dataclasses
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ class DraftModel:
         )
         inputs = input_batch(batch, self.kv_caches, self._block_size, self._device, self.model.long_prompt_boundary)
         # A vocabulary that is padded further has ids that this one lacks; no text holds them.
-        ctx = replace(inputs.ctx, wanted=[1] * len(texts))
+        ctx = dataclasses.replace(inputs.ctx, wanted=[1] * len(texts))
         hidden = self.model(inputs.input_ids.clamp(max=self.model.vocab_size - 1), inputs.positions, ctx)
         ids: list[int] = self.model.compute_logits(wanted_rows(hidden, ctx)).argmax(-1).tolist()
         chosen = [0] * len(texts)
