@@ -105,15 +105,17 @@ class BlockManager:
 
     def grow(self, seq: Sequence, num_tokens: int) -> bool:
         """Make ``block_table`` cover ``num_tokens`` and register the blocks they fill; False if memory is out."""
-        missing = self.num_blocks_for(num_tokens) - len(seq.block_table)
-        if missing > 0:
+        num_full_blocks = num_tokens // self.block_size
+        if num_full_blocks >= len(seq.block_table):
+            missing = self.num_blocks_for(num_tokens) - len(seq.block_table)
             if missing > self._pool.num_free:
                 return False
             seq.block_table += self._pool.take(missing)
-        if seq.uses_cache and num_tokens // self.block_size > seq.num_registered_blocks:
-            self._register(seq, num_tokens // self.block_size)
-        if seq.uses_cache and not seq.has_offered_tail and num_tokens >= seq.num_prompt_tokens:
-            self._register_tail(seq)
+        if seq.uses_cache:
+            if num_full_blocks > seq.num_registered_blocks:
+                self._register(seq, num_full_blocks)
+            if not seq.has_offered_tail and num_tokens >= seq.num_prompt_tokens:
+                self._register_tail(seq)
         return True
 
     def reserve(self, seq: Sequence, num_tokens: int) -> int:

@@ -237,19 +237,18 @@ class Scheduler:
         The budget has a token for each running sequence, because one is admitted only when each got its token and one
         was left. So the oldest always gets one, whatever it is at.
         """
-        running = self.running
-        num_decodes = sum(len(seq.token_ids) - seq.num_computed_tokens == 1 for seq in running)
-        budget = self.config.max_batch_prefill_tokens - num_decodes
-        i = 0
-        while i < len(running):
-            seq = running[i]
-            i += 1
-            num_tokens = remaining = len(seq.token_ids) - seq.num_computed_tokens
+        # Only the youngest leave while this goes on, so what is counted here stays true of those that it comes to.
+        counts = [len(seq.token_ids) - seq.num_computed_tokens for seq in self.running]
+        budget = self.config.max_batch_prefill_tokens - counts.count(1)
+        grow = self.blocks.grow
+        for seq, remaining in zip(self.running, counts, strict=False):
+            num_tokens = remaining
             if remaining > 1:
                 num_tokens = min(remaining, self._max_chunk, budget)
                 if num_tokens == 0:
                     continue
-            if not self._make_room(seq, seq.num_computed_tokens + num_tokens):
+            end = seq.num_computed_tokens + num_tokens
+            if not grow(seq, end) and not self._make_room(seq, end):
                 break
             if remaining > 1:
                 budget -= num_tokens
@@ -273,14 +272,15 @@ class Scheduler:
             policy.decoded()
 
     def _make_room(self, seq: Sequence, num_tokens: int) -> bool:
-        """Grow ``seq``, preempting the youngest as often as needed; False if that was ``seq`` itself."""
-        while not self.blocks.grow(seq, num_tokens):
+        """Preempt the youngest until ``seq`` has grown; False if that was ``seq`` itself."""
+        while True:
             victim = self.running[-1]
             self.counts.num_preemptions += 1
             self._preempt(victim)
             if victim is seq:
                 return False
-        return True
+            if self.blocks.grow(seq, num_tokens):
+                return True
 
     def _schedule_waiting(self, prefills: list[ScheduledSequence], budget: int, *, whole: bool = False) -> None:
         """Admit the oldest that fit. ``whole``: of several, each with all its tokens; one that no step holds is cut."""
