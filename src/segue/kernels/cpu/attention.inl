@@ -1,14 +1,17 @@
 // Attention with a running softmax (Milakov & Gimelshein 2018; Dao et al. 2022, "FlashAttention"), by tiles of keys.
+#include <vector>
+
 #include "attention_job.inl"
 #include "attention_write.inl"
 
 namespace segue::SEGUE_ISA {
 
 using attention::block_queries;
+using attention::splits_a_slice;
 using attention::split_keys;
 using attention::splits_of;
 
-// Sequences of few queries: their heads and splits, laid out in a row by cost and cut into equal parts.
+// Sequences of few queries are shared out by splits and heads.
 static bool is_small(const View& view) { return view.num_queries <= attention::small_queries; }
 
 template <class Each>
@@ -29,47 +32,40 @@ SEGUE_INLINE void for_each_split(const AttentionCall& call, bool is_packed, cons
 }
 
 static void run_small(const AttentionCall& call, bool is_packed, const Slice& slice) {
-    int64_t total = 0, base = 0, heads = call.spec.kv_heads;
-    for_each_split(call, is_packed, [&](const View&, const Part& part) { total += part.cost() * heads; });
-    Range mine = slice.part(total);
-    for_each_split(call, is_packed, [&](const View& view, const Part& part) {
-        auto head_at = [&](int64_t place) {
-            int64_t head = (place - base + part.cost() - 1) / part.cost();
-            return place <= base ? 0 : head > heads ? heads : head;
-        };
-        Job job{head_at(mine.begin), head_at(mine.end), 0, view.num_queries, part};
-        if (job.head_begin < job.head_end) run_job(call, view, job, slice);
-        base += part.cost() * heads;
+    struct Split {
+        View view;
+        Part part;
+    };
+    thread_local std::vector<Split> splits;
+    splits.clear();
+    for_each_split(call, is_packed, [](const View& view, const Part& part) { splits.push_back({view, part}); });
+    // Whole splits, since a block's heads lie one after the other, unless they are too few.
+    const int64_t heads = call.spec.kv_heads, count = static_cast<int64_t>(splits.size());
+    int64_t most = heads * count / (splits_a_slice * slice.count);
+    most = most < 1 ? 1 : most > heads ? heads : most;
+    const int64_t groups = (heads + most - 1) / most;
+    slice.each(count * groups, [&](int64_t i) {
+        const Split& split = splits[static_cast<size_t>(i / groups)];
+        const int64_t group = i % groups;
+        const Job job{heads * group / groups, heads * (group + 1) / groups, 0, split.view.num_queries, split.part};
+        run_job(call, split.view, job, slice);
     });
 }
 
-// Long sequences: (head, block of queries), laid out in a row by cost likewise.
-template <class Each>
-SEGUE_INLINE void for_each_block(const AttentionCall& call, bool is_packed, const Each& each) {
-    for (int64_t i = 0; i < call.sequences.count; ++i) {
-        View view = view_of(call, i, is_packed);
-        if (is_small(view)) continue;
-        for (int64_t head = 0; head < call.spec.kv_heads; ++head) {
-            for (int64_t begin = 0; begin < view.num_queries; begin += block_queries(call.spec)) {
-                int64_t end = begin + block_queries(call.spec);
-                end = end < view.num_queries ? end : view.num_queries;
-                Range keys = keys_seen(call.spec, view, begin, end);
-                Job job{head, head + 1, begin, end, Part{keys.begin, keys.end, 0, 1, 0}};
-                each(view, job, (end - begin) * (keys.end - keys.begin + tile_keys));
-            }
-        }
-    }
-}
-
+// Long sequences by heads and blocks of queries.
 static void run_long(const AttentionCall& call, bool is_packed, const Slice& slice) {
-    int64_t total = 0, base = 0;
-    for_each_block(call, is_packed, [&](const View&, const Job&, int64_t cost) { total += cost; });
-    Range mine = slice.part(total);
-    for_each_block(call, is_packed, [&](const View& view, const Job& job, int64_t cost) {
-        int64_t middle = base + cost / 2;
-        if (middle >= mine.begin && middle < mine.end) run_job(call, view, job, slice);
-        base += cost;
-    });
+    const int64_t size = block_queries(call.spec), heads = call.spec.kv_heads;
+    for (int64_t i = 0; i < call.sequences.count; ++i) {
+        const View view = view_of(call, i, is_packed);
+        if (is_small(view)) continue;
+        const int64_t blocks = (view.num_queries + size - 1) / size;
+        slice.each(heads * blocks, [&](int64_t piece) {
+            const int64_t head = piece / blocks, begin = piece % blocks * size;
+            const int64_t end = begin + size < view.num_queries ? begin + size : view.num_queries;
+            const Range keys = keys_seen(call.spec, view, begin, end);
+            run_job(call, view, {head, head + 1, begin, end, Part{keys.begin, keys.end, 0, 1, 0}}, slice);
+        });
+    }
 }
 
 // The splits of a row in their order, wherever they were computed.

@@ -29,8 +29,6 @@ struct Part {
     int64_t begin, end;
     int64_t index, num_splits;  // of the sequence's splits
     int64_t offset;             // of the sequence's partial rows, in floats, where there are several
-
-    int64_t cost() const { return end - begin + 16; }
 };
 
 struct Job {
@@ -191,13 +189,13 @@ static void attend_strip(const AttentionCall& call, const Tile& tile, const Work
                          int64_t end) {
     int64_t dim = call.spec.key_dim, value_dim = padded(call.spec.value_dim), rows = end - begin;
     if (memory.rows[end - 1].last < tile.begin || memory.rows[begin].first >= tile.begin + tile.count) return;
+    const int64_t seen = memory.rows[end - 1].last - tile.begin + 1, keys = seen < tile.count ? seen : tile.count;
     float kept[weighed_rows];
     multiply({memory.queries + begin * dim, dim, memory.keys, tile_keys, dim, memory.scores, tile_keys, nullptr}, rows,
-             tile_keys);
-    weigh(call.spec, memory.rows + begin, rows, tile.begin, tile.count, memory.scores, memory.largest[0] + begin,
+             (keys + register_lanes - 1) / register_lanes * register_lanes);
+    weigh(call.spec, memory.rows + begin, rows, tile.begin, keys, memory.scores, memory.largest[0] + begin,
           memory.sum[0] + begin, kept);
-    multiply({memory.scores, tile_keys, memory.values, value_dim, tile.count, memory.out[0] + begin * value_dim,
-              value_dim, kept},
+    multiply({memory.scores, tile_keys, memory.values, value_dim, keys, memory.out[0] + begin * value_dim, value_dim, kept},
              rows, value_dim);
 }
 

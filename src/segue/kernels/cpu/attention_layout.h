@@ -9,7 +9,8 @@ namespace segue::attention {
 constexpr int64_t tile_keys = 64;     // keys multiplied at once
 constexpr int64_t split_keys = 512;   // keys after which a row's running sums are merged: what slices can share out
 constexpr int64_t strip_rows = 24;    // rows whose scores are in the nearest cache together
-constexpr int64_t small_queries = 8;  // sequences of up to this many queries are shared out by heads and splits
+constexpr int64_t small_queries = 8;  // sequences of up to this many queries are shared out by splits and heads
+constexpr int64_t splits_a_slice = 2;  // pieces that a slice has at least, where there are so many heads
 constexpr int64_t block_rows = 264;   // longer ones by heads and blocks of so many rows (a row: a query's head)
 
 #define SEGUE_LAYOUT inline __attribute__((always_inline))

@@ -72,7 +72,11 @@ static void multiply(const Product& p, int64_t rows, int64_t n) {
     constexpr int64_t width = product_columns * register_lanes;
     int64_t column = 0;
     for (; column + width <= n; column += width) multiply_columns<product_columns>(p, rows, column);
-    for (; column < n; column += register_lanes) multiply_columns<1>(p, rows, column);
+    switch ((n - column) / register_lanes) {
+        case 1: return multiply_columns<1>(p, rows, column);
+        case 2: return multiply_columns<2>(p, rows, column);
+        case 3: return multiply_columns<3>(p, rows, column);
+    }
 }
 
 }  // namespace segue::SEGUE_ISA

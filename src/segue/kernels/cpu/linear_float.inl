@@ -184,21 +184,24 @@ static void run_float(const Linear& weight, const LinearCall& call, const Slice&
         x = transposed;
     }
     const Pieces pieces = pieces_of(weight, tiles);
-    const Range part = slice.part(pieces.count());
     alignas(64) float sums[max_block_rows * panel_width];
-    int64_t i = part.begin;
-    if constexpr (Panel::has_pairs) {
-        for (; call.rows == 1 && i + 1 < part.end; i += 2) {
-            Panel(weight, i).tile_pair(x, sums);
-            finish(weight, call, {i, 0, 1}, tiles, sums);
-            finish(weight, call, {i + 1, 0, 1}, tiles, sums + panel_width);
-        }
-    }
-    for (; i < part.end; ++i) {
+    auto do_piece = [&](int64_t i) {
         Piece piece = pieces.at(i);
         float_piece(Panel(weight, piece.panel), blocks, tiles, piece, x, sums);
         finish(weight, call, piece, tiles, sums);
+    };
+    if constexpr (Panel::has_pairs) {
+        if (call.rows == 1) {
+            return slice.each((pieces.count() + 1) / 2, [&](int64_t pair) {
+                const int64_t i = 2 * pair;
+                if (i + 1 == pieces.count()) return do_piece(i);
+                Panel(weight, i).tile_pair(x, sums);
+                finish(weight, call, {i, 0, 1}, tiles, sums);
+                finish(weight, call, {i + 1, 0, 1}, tiles, sums + panel_width);
+            });
+        }
     }
+    slice.each(pieces.count(), do_piece);
 }
 
 }  // namespace segue::SEGUE_ISA

@@ -294,13 +294,12 @@ static void run_int(const Linear& weight, const LinearCall& call, const Slice& s
     quantize(weight, call, weight.zeros ? 0 : Codes::middle, slice, x);
     slice.barrier();
     const Pieces pieces = pieces_of(weight, tiles);
-    const Range part = slice.part(pieces.count());
     alignas(64) float sums[max_block_rows * panel_width];
-    for (int64_t i = part.begin; i < part.end; ++i) {
+    slice.each(pieces.count(), [&](int64_t i) {
         const Piece piece = pieces.at(i);
         int_piece<Codes>(weight, x, piece, sums);
         finish(weight, call, piece, tiles, sums);
-    }
+    });
 }
 
 }  // namespace segue::SEGUE_ISA

@@ -78,7 +78,7 @@ struct Ahead {
     }
 };
 
-// The work of a call in pieces of one panel and a block of tiles; each slice does a contiguous part of them.
+// The work of a call in pieces of one panel and a block of tiles.
 struct Piece {
     int64_t panel, first_tile;
     int tiles;

@@ -107,6 +107,7 @@ void Team::start(int size, bool pinned) {
     std::vector<int> processors = pinned ? allowed_processors() : std::vector<int>();
     uint64_t seen = generation_.load(std::memory_order_relaxed);
     bool enough = static_cast<int>(processors.size()) >= size;
+    shares_.reset(new Share[static_cast<size_t>(size)]);
     bound_.clear();
     for (int i = 1; i < size; ++i) {
         int processor = enough ? processors[processors.size() - static_cast<size_t>(i)] : -1;
@@ -140,7 +141,7 @@ void Team::run_erased(Erased function, const void* body) {
         std::lock_guard<std::mutex> lock(sleep_);
         wake_.notify_all();
     }
-    function(body, Slice{0, size(), this});
+    function(body, Slice{0, size(), this, shares_.get()});
     barrier();
 }
 
@@ -158,7 +159,7 @@ void Team::work(int index, int processor, uint64_t seen) {
             spins = 0;
         }
         if (stopping_) return;
-        function_(body_, Slice{index, size(), this});
+        function_(body_, Slice{index, size(), this, shares_.get()});
         barrier();
     }
 }

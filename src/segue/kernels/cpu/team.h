@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -47,6 +48,7 @@ class Team {
 
     std::mutex turn_;  // held for the length of a call
     std::vector<std::thread> workers_;
+    std::unique_ptr<Share[]> shares_;  // [size()]
     std::vector<int> bound_;  // the processors that workers are bound to
     Erased function_ = nullptr;
     const void* body_ = nullptr;
