@@ -109,30 +109,32 @@ def test_what_a_stopped_server_does_not_read_is_kept_in_order(path: str) -> None
     server.close()
 
 
-def test_frames_that_may_wait_go_with_the_next_one(path: str) -> None:
+def test_frames_of_one_call_go_in_one_piece(path: str) -> None:
     engine = ListeningEngine(f"ipc://{path}")
-    servers = [connect(path), connect(path)]
-    for server in servers:
-        server.sendall(framed(b"hello"))
-    peers = [peer for peer, _ in poll_until(engine, 2)]
-    for peer in peers:
-        engine.send(peer, b"1", may_wait=True)
-    for server in servers:
-        server.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            server.recv(1)
-        server.settimeout(WAIT_S)
-    engine.send(peers[0], b"2")
-    engine.send(peers[1], b"2", may_wait=True)
-    engine.flush()
-    engine.flush()
-    assert [read(server, FrameReader(), 2) for server in servers] == [[b"1", b"2"]] * 2
-    servers[0].close()
-    engine.send(peers[0], b"3", may_wait=True)
-    assert engine.poll(WAIT_S)[1] != []
-    engine.flush()
+    server = connect(path)
+    server.sendall(framed(b"hello"))
+    ((peer, _),) = poll_until(engine, 1)
+    engine.send(peer, b"1", bytearray(b"22"))
+    assert FrameReader().feed(server.recv(1024)) == [b"1", b"22"]
+    server.close()
+    assert engine.poll(WAIT_S)[1] == [peer]
+    engine.send(peer, b"3")
     engine.close()
-    servers[1].close()
+
+
+def test_news(path: str) -> None:
+    engine = ListeningEngine(f"ipc://{path}")
+    assert not engine.has_news
+    server = connect(path)
+    server.sendall(framed(b"hello"))
+    ((peer, _),) = poll_until(engine, 1)
+    assert not engine.has_news
+    server.sendall(framed(b"again"))
+    assert engine.has_news
+    assert engine.poll(WAIT_S)[0] == [(peer, b"again")]
+    server.close()
+    assert engine.has_news
+    engine.close()
 
 
 def test_a_server_that_leaves_while_it_is_sent_to(path: str) -> None:

@@ -6,6 +6,7 @@ both must run before a token gets through: with the engine's threads on all core
 
 import contextlib
 import os
+import select
 import selectors
 import socket as sockets
 import stat
@@ -96,11 +97,16 @@ class ListeningEngine:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._peers: set[Peer] = set()
-        self._waiting: set[Peer] = set()
+        self._news = _poll_of(self._selector)
 
     def watch(self, file: int | sockets.socket) -> None:
         """Have ``poll`` return when ``file`` can be read."""
         self._selector.register(file, selectors.EVENT_READ, file)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether ``poll`` would find something now; for a loop that has other work, at a tenth of its cost."""
+        return self._news is None or len(self._news.poll(0)) > 0
 
     def poll(self, timeout_s: float | None) -> tuple[list[tuple[Peer, bytes]], list[Peer], list[Any]]:
         """Wait at most so long (None: for ever) for news: frames, servers that left, and watched files."""
@@ -119,24 +125,24 @@ class ListeningEngine:
                 files.append(key.data)
         return frames, left, files
 
-    def send(self, peer: Peer, frame: bytes | bytearray, *, may_wait: bool = False) -> None:
-        """Never waits; but the frame does, with ``may_wait``, for the next one without or for ``flush``.
-
-        Of a peer that is gone ``poll`` will tell.
-        """
+    def send(self, peer: Peer, *frames: bytes | bytearray) -> None:
+        """In one piece; never waits. Of a peer that is gone ``poll`` will tell."""
         if peer not in self._peers:
             return
-        peer.unsent += framed(frame)
-        if may_wait:
-            self._waiting.add(peer)
-        else:
+        data = b"".join([part for frame in frames for part in (_LENGTH.pack(len(frame)), frame)])
+        if peer.unsent:
+            peer.unsent += data
             self._flush(peer)
-
-    def flush(self) -> None:
-        """Send what waits."""
-        for peer in self._waiting & self._peers:
-            self._flush(peer)
-        self._waiting.clear()
+            return
+        try:
+            num_sent = peer.connection.send(data)
+        except BlockingIOError:
+            num_sent = 0
+        except OSError:  # it has left: reading will say so
+            return
+        if num_sent < len(data):
+            peer.unsent += data[num_sent:]
+            self._selector.modify(peer.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, peer)
 
     def close(self) -> None:
         """Hang up on all."""
@@ -192,6 +198,15 @@ class ListeningEngine:
         self._peers.discard(peer)
         self._selector.unregister(peer.connection)
         peer.connection.close()
+
+
+def _poll_of(selector: selectors.BaseSelector) -> "select.poll | None":
+    """Says whether ``selector`` has something, in one call of the system and none of Python's; None: none can."""
+    if not hasattr(select, "poll") or not hasattr(selector, "fileno"):
+        return None
+    news = select.poll()
+    news.register(selector.fileno(), select.POLLIN)
+    return news
 
 
 def _listen(endpoint: str) -> sockets.socket:

@@ -8,7 +8,6 @@ import os
 import signal
 import socket as sockets
 import time
-from collections import defaultdict
 from collections.abc import Iterable
 
 from segue.core.errors import ConfigError
@@ -22,8 +21,11 @@ from segue.engine.router_limits import narrow
 __all__ = ["run_engine_loop"]
 
 GATHER_S = 0.004
-"""Steps that follow each other faster are sent together, but for the first and last of a request: a message wakes the
-server, which takes the processor from the engine's threads for longer than a token of a small model takes."""
+GATHER_STREAM_S = 0.00025
+MOST_GATHER_S = 0.010
+"""Steps that follow each other faster than ``GATHER_S``, and so much more for each further stream, are sent together,
+but for the first and last of a request: a message wakes the server, which takes the processor from the engine's threads
+for longer than a token of a small model takes, and the longer the more connections it writes to."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ class _EngineLoop:
         self._owners: dict[int, Peer] = {}
         self._servers: dict[Peer, set[int]] = {}
         self._stats = StepStats()
+        self._unsent: list[tuple[Peer, EngineStep]] = []
+        """They wait for others, for ``MOST_GATHER_S`` and a step."""
         self._flushed_time = 0.0
         self._must_stop = False
         self._wake_reader, self._wake_writer = sockets.socketpair()
@@ -93,12 +97,15 @@ class _EngineLoop:
 
     def _receive(self) -> None:
         """Take all messages there are; wait for one if there is no work. Without a sentinel, look at the parent too."""
+        has_work = self._engine.has_work
+        if has_work and not self._channel.has_news:
+            return
         idle_timeout_s = 1.0 if self._watches_parent and self._parent_sentinel is None else None
-        if not self._engine.has_work:
-            self._channel.flush()
-        frames, left, files = self._channel.poll(0.0 if self._engine.has_work else idle_timeout_s)
+        if not has_work:
+            self._flush()
+        frames, left, files = self._channel.poll(0.0 if has_work else idle_timeout_s)
         if frames:  # the next step may be a long one
-            self._channel.flush()
+            self._flush()
         if self._watches_parent and (self._parent_sentinel in files or os.getppid() != self._parent_pid):
             logger.warning("The parent process ended, so does the engine")
             self._must_stop = True
@@ -166,23 +173,48 @@ class _EngineLoop:
 
     def _send_step(self, step: EngineStep) -> None:
         self._stats = step.stats
-        outputs_by_server: defaultdict[Peer, list[RequestOutput]] = defaultdict(list)
+        is_urgent = step.stats.num_waiting > 0 or step.stats.num_prefill_sequences > 0
+        ended: list[int] = []
         for output in step.outputs:
-            server = self._owners.get(output.request_id)
-            if server is None:  # refused, and aborted before the refusal could be told
-                continue
-            outputs_by_server[server].append(output)
             if output.finish_reason is not None or output.error is not None:
-                self._forget(output.request_id)
-        for server in self._servers:
-            frame = encode(EngineStep(outputs=tuple(outputs_by_server[server]), stats=step.stats))
-            self._channel.send(server, frame, may_wait=True)
+                ended.append(output.request_id)
+            elif output.scheduled_time is not None:
+                is_urgent = True
+        if len(self._servers) == 1:
+            # Of an output that is nobody's any more the server knows nothing either.
+            (server,) = self._servers
+            self._unsent.append((server, step))
+        else:
+            self._share_out(step)
+        for request_id in ended:
+            if request_id in self._owners:  # else refused, and aborted before the refusal could be told
+                self._forget(request_id)
         now = time.monotonic()
-        if now - self._flushed_time >= GATHER_S or _is_urgent(step):
-            self._channel.flush()
+        gather_s = min(MOST_GATHER_S, GATHER_S + GATHER_STREAM_S * (len(step.outputs) - 1))
+        if is_urgent or ended or now - self._flushed_time >= gather_s:
+            self._flush()
             self._flushed_time = now
 
+    def _share_out(self, step: EngineStep) -> None:
+        outputs: dict[Peer, list[RequestOutput]] = {server: [] for server in self._servers}
+        for output in step.outputs:
+            server = self._owners.get(output.request_id)
+            if server is not None:
+                outputs[server].append(output)
+        for server, own in outputs.items():
+            self._unsent.append((server, EngineStep(outputs=tuple(own), stats=step.stats)))
+
+    def _flush(self) -> None:
+        """Send the steps that wait, of each server in one piece."""
+        unsent, self._unsent = self._unsent, []
+        frames: dict[Peer, list[bytearray]] = {}
+        for server, step in unsent:
+            frames.setdefault(server, []).append(encode(step))
+        for server, own in frames.items():
+            self._channel.send(server, *own)
+
     def _send(self, server: Peer, message: Message) -> None:
+        self._flush()
         self._channel.send(server, encode(message))
 
     def _drop(self, server: Peer) -> None:
@@ -195,12 +227,3 @@ class _EngineLoop:
 
     def _forget(self, request_id: int) -> None:
         self._servers[self._owners.pop(request_id)].discard(request_id)
-
-
-def _is_urgent(step: EngineStep) -> bool:
-    """Whether a request begins or ends in it, or the next step may take long."""
-    stats = step.stats
-    return stats.num_waiting + stats.num_prefill_sequences > 0 or any(
-        output.scheduled_time is not None or output.finish_reason is not None or output.error is not None
-        for output in step.outputs
-    )
