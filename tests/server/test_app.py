@@ -128,6 +128,13 @@ async def test_H2_any_origin_by_default(serve: Serve) -> None:
     assert reply.headers["access-control-allow-origin"] == "*"
 
 
+@pytest.mark.parametrize("path", ["/health", "/v1/models/unknown", "/nowhere"])
+async def test_H2_answers_without_an_origin_say_that_it_matters(serve: Serve, path: str) -> None:
+    reply = await serve().http.get(path)
+    assert reply.headers["vary"] == "Origin"
+    assert "access-control-allow-origin" not in reply.headers
+
+
 async def test_H2_preflight(serve: Serve) -> None:
     headers = {
         "origin": "http://a.example",

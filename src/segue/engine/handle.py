@@ -62,6 +62,10 @@ class RequestStream(AsyncIterator[RequestOutput]):
     when the stream is closed early, when the task is cancelled while it waits here, or when the stream is dropped.
     """
 
+    __slots__ = (
+        "__weakref__", "_abort", "_is_closed", "_is_complete", "_loop", "_outputs", "_take", "_waiter", "request_id",
+    )  # fmt: skip
+
     def __init__(self, request_id: int, abort: Callable[[int], None]) -> None:
         """``abort`` is called at most once, in the event loop's thread, if the request is given up before its end."""
         self.request_id = request_id
@@ -83,11 +87,21 @@ class RequestStream(AsyncIterator[RequestOutput]):
     def push(self, outputs: Sequence[RequestOutput]) -> None:
         """Producer's side: hand over the next outputs, at least one."""
         last = outputs[-1]
-        self._is_complete = self._is_complete or last.finish_reason is not None or last.error is not None
-        if self._take is None or last.error is not None:
+        take = self._take
+        if last.finish_reason is not None or last.error is not None:
+            self._is_complete = True
+            if take is not None and last.error is None:
+                self._is_closed = True
+        if take is None or last.error is not None:
             self._put(outputs)
+            return
+        try:
+            wants_more = take(outputs)
+        except Exception as error:
+            self._wake(error)
         else:
-            self._hand_over(outputs, self._take)
+            if not wants_more or self._is_closed:
+                self._wake(None)
 
     def end(self) -> None:
         """Producer's side: the request was aborted, no output follows."""
@@ -149,16 +163,6 @@ class RequestStream(AsyncIterator[RequestOutput]):
             raise
         finally:
             self._take = None
-
-    def _hand_over(self, outputs: Sequence[RequestOutput], take: TakeOutputs) -> None:
-        self._is_closed = outputs[-1].finish_reason is not None
-        try:
-            wants_more = take(outputs)
-        except Exception as error:
-            self._wake(error)
-        else:
-            if not wants_more or self._is_closed:
-                self._wake(None)
 
     def _wake(self, error: Exception | None) -> None:
         """End ``read``."""
@@ -224,18 +228,25 @@ class Streams:
         return stream
 
     def deliver(self, step: EngineStep) -> None:
-        """Hand out what a step gave."""
-        self._call_back(step.stats)
-        for output in step.outputs:
-            self._push(output.request_id, (output,))
+        """As ``deliver_all``, of one step."""
+        self.deliver_all((step,))
 
     def deliver_all(self, steps: Sequence[EngineStep]) -> None:
-        """Hand out what several steps gave, to each request all of it at once."""
-        gathered: dict[int, list[RequestOutput]] = {}
+        """Hand out what one or several steps gave, to each request all of it at once."""
         for step in steps:
             self._call_back(step.stats)
+        if len(steps) == 1:
+            for output in steps[0].outputs:
+                self._push(output.request_id, (output,))
+            return
+        gathered: dict[int, list[RequestOutput]] = {}
+        for step in steps:
             for output in step.outputs:
-                gathered.setdefault(output.request_id, []).append(output)
+                outputs = gathered.get(output.request_id)
+                if outputs is None:
+                    gathered[output.request_id] = [output]
+                else:
+                    outputs.append(output)
         for request_id, outputs in gathered.items():
             self._push(request_id, outputs)
 

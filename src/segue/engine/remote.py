@@ -215,9 +215,7 @@ class RemoteEngine:
                 logger.error("The engine refuses this server: %s", message.reason)
                 self._refusal = message.reason
                 self._is_ready.set()
-        if len(steps) == 1:
-            self._streams.deliver(steps[0])
-        elif steps:
+        if steps:
             self._streams.deliver_all(steps)
 
     def _lose(self, connection: "_Connection") -> None:

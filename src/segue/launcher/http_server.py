@@ -42,6 +42,7 @@ class HTTPServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # nobody asks who the client is
                 backlog=BACKLOG,
             )
         )

@@ -1,6 +1,6 @@
 """The HTTP application: every route and every middleware, in one place."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from itertools import groupby
@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segue.core.config import ServeConfig
 from segue.engine.handle import EngineHandle
@@ -289,21 +289,51 @@ def build_app(
 
     operations = (*OPERATIONS, *PAGES, *_vertex_operations(config))
     by_path = groupby(sorted(operations, key=lambda each: each.path), key=lambda each: each.path)
+    endpoints = {path: Endpoint(server, list(same_path)) for path, same_path in by_path}
     return Router(
-        routes=[Route(path, Endpoint(server, list(same_path))) for path, same_path in by_path],
+        routes=[Route(path, endpoint) for path, endpoint in endpoints.items()],
         redirect_slashes=False,
         default=_not_found,
         lifespan=lifespan,
         middleware=[
             Middleware(
-                CORSMiddleware,
+                _CORS,
                 allow_origins=config.cors_allow_origin or ("*",),
                 allow_methods=("GET", "POST"),
                 # TGI allows content-type alone, with which no browser can send an API key or use OpenAI's library.
                 allow_headers=("*",),
-            )
+            ),
+            Middleware(_KnownPaths, endpoints=endpoints),
         ],
     )
+
+
+class _CORS(CORSMiddleware):
+    """With little to do where no browser asks."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or any(name == b"origin" for name, _ in scope["headers"]):
+            await super().__call__(scope, receive, send)
+            return
+
+        async def send_varied(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"vary", b"Origin")]
+            await send(message)
+
+        await self.app(scope, receive, send_varied)
+
+
+class _KnownPaths:
+    """Goes straight to an endpoint whose path is the request's, where the router would try one route after another."""
+
+    def __init__(self, app: ASGIApp, endpoints: Mapping[str, Endpoint]) -> None:
+        self._app = app
+        self._endpoints = {path: endpoint for path, endpoint in endpoints.items() if "{" not in path}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" and not scope["root_path"] else None
+        await (endpoint or self._app)(scope, receive, send)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

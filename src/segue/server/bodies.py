@@ -61,8 +61,9 @@ async def _read(request: Request, max_bytes: int, grace_s: float) -> bytes:
                 num_bytes += len(chunk)
                 if num_bytes > max_bytes:
                     raise BodyError(413, "Failed to buffer the request body: length limit exceeded")
+                if chunks:  # mostly all of it comes at once
+                    timeout.reschedule(start + grace_s + num_bytes / _MIN_BYTES_PER_S)
                 chunks.append(chunk)
-                timeout.reschedule(start + grace_s + num_bytes / _MIN_BYTES_PER_S)
     except TimeoutError:
         raise BodyError(408, "Failed to buffer the request body: it comes too slowly") from None
     return b"".join(chunks)

@@ -74,9 +74,12 @@ class Generation:
         self.admitted = admitted
         self._request = admitted.to_request(server.engine)
         prompt_ids = self._request.prompt_token_ids
-        self._detokenizer = IncrementalDetokenizer(self._tokenizer, prompt_ids)
+        self._push = IncrementalDetokenizer(self._tokenizer, prompt_ids).push
         self._stops = StopMatcher(admitted.sampling.stop) if admitted.sampling.stop else None
         self._has_top_tokens = admitted.sampling.top_n_tokens > 0
+        self._is_plain = False
+        """The first token is there, and neither stop strings nor other tokens are wanted."""
+        self._take: Callable[[list[Token]], bool]
         self.tokens: list[Token] = []
         self.top_tokens: list[list[Token]] = []
         """One list a token; empty unless ``top_n_tokens`` was asked for."""
@@ -99,16 +102,8 @@ class Generation:
         ``take`` is given the last tokens. Raises GenerationError, IncompleteGenerationError, and what ``take`` raises.
         """
 
-        def take_outputs(outputs: Sequence[RequestOutput]) -> bool:
-            tokens = self._read(outputs[0])
-            for output in outputs[1:]:
-                if self.finish_reason is not None:  # a stop string: what the engine made since is not wanted
-                    break
-                tokens += self._read(output)
-            goes_on = not tokens or take(tokens)
-            return goes_on and self.finish_reason is None
-
-        await self._outputs.read(take_outputs)
+        self._take = take
+        await self._outputs.read(self._take_outputs)
         if self.finish_reason is not None:
             return False
         if self._outputs.is_closed:
@@ -193,6 +188,42 @@ class Generation:
         ask = self.admitted.ask
         log_success(ask.name, ask.parameters, self.seed, timings._asdict())
 
+    def _take_outputs(self, outputs: Sequence[RequestOutput]) -> bool:
+        """Whether more are wanted."""
+        tokens = self._read_plain(outputs) if self._is_plain else self._read_all(outputs)
+        goes_on = not tokens or self._take(tokens)
+        return goes_on and self.finish_reason is None
+
+    def _read_plain(self, outputs: Sequence[RequestOutput]) -> list[Token]:
+        """As ``_read_all``, in a third of the time, where nothing but tokens is to be looked for."""
+        push, special_ids = self._push, self._special_ids
+        tokens = [
+            Token(given.token_id, push(given.token_id), shortest_f32(given.logprob), given.token_id in special_ids)
+            for output in outputs
+            for given in output.tokens
+        ]
+        if len(tokens) == len(outputs):
+            self._server.metrics.skipped(0, len(tokens))
+        else:
+            for output in outputs:
+                if output.tokens:
+                    self._server.metrics.skipped(len(output.tokens) - 1)
+        self.tokens += tokens
+        reason = outputs[-1].finish_reason
+        if reason is not None and outputs[-1].tokens:
+            self.finish_reason = reason
+            self._end_time = time.monotonic()
+        return tokens
+
+    def _read_all(self, outputs: Sequence[RequestOutput]) -> list[Token]:
+        tokens = self._read(outputs[0])
+        for output in outputs[1:]:
+            if self.finish_reason is not None:  # a stop string: what the engine made since is not wanted
+                break
+            tokens += self._read(output)
+        self._is_plain = bool(self.tokens) and self._stops is None and not self._has_top_tokens
+        return tokens
+
     def _read(self, output: RequestOutput) -> list[Token]:
         if output.scheduled_time is not None:
             self._scheduled_time = output.scheduled_time
@@ -203,7 +234,7 @@ class Generation:
         self._server.metrics.skipped(len(output.tokens) - 1)
         tokens = []
         for given in output.tokens:
-            text = self._detokenizer.push(given.token_id)
+            text = self._push(given.token_id)
             tokens.append(Token(given.token_id, text, shortest_f32(given.logprob), given.token_id in self._special_ids))
             if self._has_top_tokens:
                 self.top_tokens.append(self._top_tokens(given))

@@ -102,9 +102,9 @@ class Histogram:
         self._counts = {value: [0] * (len(bounds) + 1) for value in values}
         self._sums = dict.fromkeys(values, 0.0)
 
-    def observe(self, amount: float, value: str = "") -> None:
-        self._counts[value][bisect_left(self._bounds, amount)] += 1
-        self._sums[value] += amount
+    def observe(self, amount: float, value: str = "", times: int = 1) -> None:
+        self._counts[value][bisect_left(self._bounds, amount)] += times
+        self._sums[value] += amount * times
 
     def samples(self) -> Iterable[tuple[str, str, float]]:
         for value, counts in self._counts.items():
@@ -134,8 +134,8 @@ class Buckets:
         self.help = help
         self._histogram = Histogram(name, help, bounds)
 
-    def observe(self, amount: float) -> None:
-        self._histogram.observe(amount)
+    def observe(self, amount: float, times: int = 1) -> None:
+        self._histogram.observe(amount, times=times)
 
     def samples(self) -> Iterable[tuple[str, str, float]]:
         for suffix, labels, value in self._histogram.samples():
@@ -173,11 +173,11 @@ class Summary:
         self._sum = 0
         self._count = 0
 
-    def observe(self, amount: int) -> None:
+    def observe(self, amount: int, times: int = 1) -> None:
         self._turn()
-        self._newer[amount] = self._newer.get(amount, 0) + 1
-        self._sum += amount
-        self._count += 1
+        self._newer[amount] = self._newer.get(amount, 0) + times
+        self._sum += amount * times
+        self._count += times
 
     def samples(self) -> Iterable[tuple[str, str, float]]:
         self._turn()

@@ -43,7 +43,7 @@ class Metrics:
     def __init__(self, info: EngineInfo) -> None:
         self._instruments: list[Instrument] = []
         self._noted_steps: list[StepStats] = []
-        self._noted_skips: list[int] = []
+        self._noted_skips: dict[int, int] = {}
         total = linear(info.max_total_tokens, 100)
 
         self.request_count = self._counter("request_count", "Requests and generations inside them")
@@ -153,11 +153,9 @@ class Metrics:
     def failure(self, error: RequestError) -> None:
         self._request_failure.add(1, _failure_kind(error))
 
-    def skipped(self, num_tokens: int) -> None:
-        """So many tokens came with the first one of a step."""
-        self._noted_skips.append(num_tokens)
-        if len(self._noted_skips) >= _MOST_NOTED:
-            self.settle()
+    def skipped(self, num_tokens: int, num_steps: int = 1) -> None:
+        """So many tokens came with the first one of a step, in each of so many steps."""
+        self._noted_skips[num_tokens] = self._noted_skips.get(num_tokens, 0) + num_steps
 
     def dropped(self) -> None:
         """The client left before its answer was complete."""
@@ -170,35 +168,42 @@ class Metrics:
 
     def settle(self) -> None:
         """Count what was noted."""
-        for num_tokens in self._noted_skips:
-            self._skipped_tokens.observe(num_tokens)
-            self._skipped_buckets.observe(num_tokens)
+        for num_tokens, num_steps in self._noted_skips.items():
+            self._skipped_tokens.observe(num_tokens, num_steps)
+            self._skipped_buckets.observe(num_tokens, num_steps)
         self._noted_skips.clear()
+        if not self._noted_steps:
+            return
         for stats in self._noted_steps:
             self._count_step(stats)
+        stats = self._noted_steps[-1]
         self._noted_steps.clear()
-
-    def _count_step(self, stats: StepStats) -> None:
         self._queue_size.value = stats.num_waiting
         self._batch_current_size.value = stats.num_running
         self._batch_current_max_tokens.value = stats.num_running_tokens
         self._kv_blocks_used.value = stats.num_used_blocks
         self._kv_blocks.value = stats.num_total_blocks
-        self._cache_queries.add(stats.num_queried_tokens)
-        self._cache_hits.add(stats.num_cached_tokens)
-        self._preemptions.add(stats.num_preemptions)
-        self._drafts.add(stats.num_draft_tokens)
-        self._accepted_drafts.add(stats.num_accepted_tokens)
+
+    def _count_step(self, stats: StepStats) -> None:
+        if stats.num_queried_tokens:
+            self._cache_queries.add(stats.num_queried_tokens)
+            self._cache_hits.add(stats.num_cached_tokens)
+        if stats.num_preemptions:
+            self._preemptions.add(stats.num_preemptions)
+        if stats.num_draft_tokens:
+            self._drafts.add(stats.num_draft_tokens)
+            self._accepted_drafts.add(stats.num_accepted_tokens)
         if stats.num_new_sequences:
             self._batch_next_size.observe(stats.num_new_sequences)
             if stats.num_decode_sequences or stats.concat_reason:
                 self._batch_concat.add(1, stats.concat_reason or "chunking")
                 self._batch_concat_duration.observe(stats.schedule_s, "decode")
-        for failed_method, num_failed in zip(
-            _METHODS, (stats.num_failed_prefills, stats.num_failed_decodes), strict=True
-        ):
-            self._batch_count.add(num_failed, failed_method)
-            self._batch_failure.add(num_failed, failed_method)
+        if stats.num_failed_prefills or stats.num_failed_decodes:
+            for failed_method, num_failed in zip(
+                _METHODS, (stats.num_failed_prefills, stats.num_failed_decodes), strict=True
+            ):
+                self._batch_count.add(num_failed, failed_method)
+                self._batch_failure.add(num_failed, failed_method)
         if stats.num_scheduled_tokens and not stats.has_failed:
             method = "prefill" if stats.num_prefill_sequences else "decode"
             self._batch_count.add(1, method)

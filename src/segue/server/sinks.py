@@ -9,7 +9,7 @@ from starlette.types import Scope, Send
 
 from segue.server.generation import all_or_none
 
-__all__ = ["BODY_WRITER", "BodyWriter", "EventSink", "Events", "ResponseSink", "merge", "response_sink"]
+__all__ = ["BODY_WRITER", "BodyWriter", "EventSink", "Events", "merge", "response_sink"]
 
 BODY_WRITER = "segue.body_writer"
 """The ASGI extension, of which ``writer`` is a ``BodyWriter``."""
@@ -20,6 +20,9 @@ class BodyWriter(Protocol):
 
     It is as ``send`` with ``more_body`` and never waits. To be used after the response's start and before its end.
     """
+
+    written_time: float
+    """``time.monotonic()`` when something was written last, or of the beginning."""
 
     def write(self, body: bytes) -> None:
         """Nothing happens when the client has left."""
@@ -95,17 +98,10 @@ class _GatheredSink(_Gathering):
             await self._sink.drain()
 
 
-class ResponseSink(EventSink, Protocol):
-    """The last one, before the connection."""
-
-    written_time: float
-    """``time.monotonic()`` when something was written last, or of the beginning."""
-
-
-def response_sink(scope: Scope, send: Send) -> ResponseSink:
+def response_sink(scope: Scope, send: Send) -> BodyWriter:
     """For a response that has started; the server's own way to the connection, where it offers one."""
     extension = scope.get("extensions", {}).get(BODY_WRITER)
-    return _SendingSink(send) if extension is None else _DirectSink(extension["writer"])
+    return _SendingSink(send) if extension is None else extension["writer"]
 
 
 class _SendingSink(_Gathering):
@@ -120,20 +116,3 @@ class _SendingSink(_Gathering):
         if self.is_full:
             await self._send({"type": "http.response.body", "body": self._take(), "more_body": True})
             self.written_time = time.monotonic()
-
-
-class _DirectSink:
-    """For a server that lets its connection be written to."""
-
-    def __init__(self, connection: BodyWriter) -> None:
-        self._connection = connection
-        self.drain = connection.drain
-        self.written_time = time.monotonic()
-
-    @property
-    def is_full(self) -> bool:
-        return self._connection.is_full
-
-    def write(self, events: bytes) -> None:
-        self._connection.write(events)
-        self.written_time = time.monotonic()

@@ -18,7 +18,7 @@ from segue.core.errors import IncompleteGenerationError, IncompleteStreamError, 
 from segue.server.admission import Ask
 from segue.server.generation import Generation, Token
 from segue.server.openai_words import OpenAIWords
-from segue.server.sinks import Events, EventSink, ResponseSink, response_sink
+from segue.server.sinks import BodyWriter, Events, EventSink, response_sink
 from segue.server.state import Server
 
 __all__ = [
@@ -68,12 +68,13 @@ class GenerateEvents:
 
     def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
         is_end = generation.finish_reason is not None
-        if not is_end and len(tokens) == 1 and not generation.top_tokens:
-            return b'data: {"index":%d,"token":%b,"generated_text":null,"details":null}\n\n' % (
-                len(generation.tokens),
-                encode(tokens[0]),
-            )
         before = len(generation.tokens) - len(tokens)
+        if not is_end and not generation.top_tokens:
+            events = [
+                b'data: {"index":%d,"token":%b,"generated_text":null,"details":null}\n\n' % (index, encode(token))
+                for index, token in enumerate(tokens, before + 1)
+            ]
+            return events[0] if len(events) == 1 else b"".join(events)
         top_tokens = generation.top_tokens[before:]
         events = []
         for number, token in enumerate(tokens, 1):
@@ -169,9 +170,13 @@ class ChatEvents(OpenAIEvents):
 
     def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
         is_end = generation.finish_reason is not None
-        if not is_end and len(tokens) == 1 and not self._wants_logprobs:
-            content = b'""' if tokens[0].special else encode(tokens[0].text)
-            return self._head + content + self._tail
+        if not is_end and not self._wants_logprobs:
+            head, tail = self._head, self._tail
+            if len(tokens) == 1:
+                content = b'""' if tokens[0].special else encode(tokens[0].text)
+                return head + content + tail
+            contents = [b'""' if token.special else encode(token.text) for token in tokens]
+            return head + (tail + head).join(contents) + tail
         before = len(generation.tokens) - len(tokens)
         events = []
         for number, token in enumerate(tokens, 1):
@@ -222,34 +227,48 @@ def error_object(error: RequestError) -> dict[str, str]:
     return {"error": str(error), "error_type": error.error_type}
 
 
+class _Writing:
+    """The events of one generation on their way to a sink."""
+
+    __slots__ = ("_dialect", "_generation", "_sink", "is_complete")
+
+    def __init__(self, generation: Generation, dialect: Dialect, sink: EventSink) -> None:
+        self._generation = generation
+        self._dialect = dialect
+        self._sink = sink
+        self.is_complete = False
+
+    def write(self, tokens: list[Token]) -> bool:
+        """Whether more may be written now."""
+        events = self._dialect.render(self._generation, tokens)
+        if events:
+            self._sink.write(events)
+        if self._generation.finish_reason is not None:
+            # In the same call as the last event's write: a client may leave as soon as it has that. What is to be
+            # counted waits until that is sent, and the end of the response too, which comes in the loop's next turn.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._generation.record_success)
+            self.is_complete = True
+        return not self._sink.is_full
+
+
 async def stream_events(server: Server, ask: Ask, dialect: Dialect, sink: EventSink) -> None:
     """Write the events of one generation: a piece a step, or one for the error. The status is 200 in either case."""
     metrics = server.metrics
     metrics.request_count.add()
-    is_complete = False
-
-    def write(tokens: list[Token]) -> bool:
-        nonlocal is_complete
-        events = dialect.render(generation, tokens)
-        if events:
-            sink.write(events)
-        if generation.finish_reason is not None:
-            # In the same call as the last event's write: a client may leave as soon as it has that.
-            generation.record_success()
-            is_complete = True
-        return not sink.is_full
-
+    writing: _Writing | None = None
     try:
         with server.admission.permits(ask.parameters, streaming=True):
             generation = Generation(server, await server.admission.admit(ask))
+            writing = _Writing(generation, dialect, sink)
             async with aclosing(generation):
-                while await generation.read(write):
+                while await generation.read(writing.write):
                     await sink.drain()
     except RequestError as error:
         server.record_failure(ask.name, error)
         sink.write(dialect.error(IncompleteStreamError() if isinstance(error, IncompleteGenerationError) else error))
     except asyncio.CancelledError:
-        if not is_complete:
+        if writing is None or not writing.is_complete:
             metrics.dropped()
         raise
     except Exception:
@@ -284,31 +303,49 @@ class EventStream:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         sink = response_sink(scope, send)
-        pump = asyncio.ensure_future(self._pump(sink, send))
-        keep_alive = asyncio.ensure_future(self._keep_alive(sink, send))
-        leaving = asyncio.ensure_future(_until_client_leaves(receive))
+        pump = asyncio.current_task()
+        assert pump is not None
+        leaving = asyncio.ensure_future(_cancel_when_client_leaves(receive, pump))
+        keep_alive = _KeepAlive(sink, send, self._keep_alive_s)
         try:
-            await asyncio.wait([pump, leaving], return_when=asyncio.FIRST_COMPLETED)
-            if pump.done():
-                pump.result()
+            await self._events(sink)
+            await sink.drain()
+            await send({"type": "http.response.body", "body": self._last, "more_body": False})
+        except asyncio.CancelledError:
+            if not leaving.done() or pump.uncancel() > 0:
+                raise
         finally:
-            for task in (pump, keep_alive, leaving):
-                task.cancel()
-            await asyncio.gather(pump, keep_alive, leaving, return_exceptions=True)
+            keep_alive.end()
+            leaving.cancel()
 
-    async def _pump(self, sink: ResponseSink, send: Send) -> None:
-        await self._events(sink)
-        await sink.drain()
-        await send({"type": "http.response.body", "body": self._last, "more_body": False})
 
-    async def _keep_alive(self, sink: ResponseSink, send: Send) -> None:
-        while True:
-            silence_s = time.monotonic() - sink.written_time
-            if silence_s < self._keep_alive_s:
-                await asyncio.sleep(self._keep_alive_s - silence_s)
-            else:
-                await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
-                sink.written_time = time.monotonic()
+class _KeepAlive:
+    """Sends a comment whenever nothing was written for so long. Until then it is no more than a timer."""
+
+    def __init__(self, sink: BodyWriter, send: Send, after_s: float) -> None:
+        self._sink = sink
+        self._send = send
+        self._after_s = after_s
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(after_s, self._look)
+        self._sending: asyncio.Task[None] | None = None
+
+    def end(self) -> None:
+        self._timer.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    def _look(self) -> None:
+        silence_s = time.monotonic() - self._sink.written_time
+        if silence_s < self._after_s:
+            self._timer = self._loop.call_later(self._after_s - silence_s, self._look)
+        else:
+            self._sending = self._loop.create_task(self._comment())
+
+    async def _comment(self) -> None:
+        await self._send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
+        self._sink.written_time = time.monotonic()
+        self._timer = self._loop.call_later(self._after_s, self._look)
 
 
 async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T], on_leave: Callable[[], None]) -> T:
@@ -328,6 +365,11 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T], o
         for each in (task, leaving):
             each.cancel()
         await asyncio.gather(task, leaving, return_exceptions=True)
+
+
+async def _cancel_when_client_leaves(receive: Receive, task: "asyncio.Task[Any]") -> None:
+    await _until_client_leaves(receive)
+    task.cancel()
 
 
 async def _until_client_leaves(receive: Receive) -> None:
