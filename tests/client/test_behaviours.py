@@ -51,6 +51,7 @@ from segue.client import (
     TGIError,
     ValidationError,
 )
+from segue.client.endpoint import Visit
 
 MakeClient = Callable[..., Any]
 QUICK = RetryPolicy(max_retries=2, initial_delay=0.01, jitter=0)
@@ -152,6 +153,24 @@ def test_04_retry_after_fraction_is_exact_whatever_the_jitter(server: TgiServer,
     make_client(server.url, retry=RetryPolicy(initial_delay=500, jitter=0.5)).generate("x")
     first, second = (seen.at for seen in server.posts)
     assert 0.3 <= second - first < 100
+
+
+def test_04_who_waits_for_retry_after_sleeps(
+    server: TgiServer, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head of a paused line woke itself for as long as the pause lasted."""
+    num_polls = 0
+
+    def counted(visit: Visit) -> tuple[bool, float | None]:
+        nonlocal num_polls
+        num_polls += 1
+        return poll(visit)
+
+    poll = Visit.poll
+    monkeypatch.setattr(Visit, "poll", counted)
+    server.replies.append(error_reply(429, "overloaded", retry_after="0.5"))
+    make_client(server.url, retry=QUICK).generate("x")
+    assert num_polls < 10
 
 
 def test_04_retry_after_date(server: TgiServer) -> None:

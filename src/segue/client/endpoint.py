@@ -211,8 +211,12 @@ class Visit:
         state = self._state
         now = state.clock()
         with state.guard:
-            state.limiter.dispatch(now)
-            return self._place.state is PlaceState.RUNNING, state.limiter.check_in_s(now)
+            check_in_s = state.limiter.check_in_s(now)
+            if (
+                check_in_s is None
+            ):  # of a pause ``dispatch`` tells the head, which may be who asks: it would never sleep
+                state.limiter.dispatch(now)
+            return self._place.state is PlaceState.RUNNING, check_in_s
 
     def begin_attempt(self, is_retry: bool) -> float:
         """Ask the breaker; returns the seconds waited for the slot. Raises CircuitOpenError."""
