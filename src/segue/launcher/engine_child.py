@@ -22,7 +22,6 @@ from segue.core.config import ServeConfig, cache_folder
 from segue.core.errors import EngineDeadError, SegueError
 from segue.core.output import EngineInfo
 from segue.launcher.logs import set_up_logging
-from segue.launcher.processors import use_processors
 
 if TYPE_CHECKING:
     from segue.engine.engine import Engine
@@ -56,8 +55,6 @@ class EngineTask:
     report_fd: int
     """Where the child writes its reports, one JSON object a line, while it loads."""
     parent_pid: int
-    processors: tuple[int, ...] = ()
-    """Which the child may use; none: those that it has."""
 
 
 class LoadProgress(msgspec.Struct, tag=True, frozen=True):
@@ -80,7 +77,6 @@ def main() -> int:
     """Returns the exit code: 0 when told to end, 1 when the engine could not be loaded or died."""
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=EngineTask)
     end_with_parent(task.parent_pid)
-    use_processors(task.processors)
     # The parent decides about the end: it drains first, whoever sent the signal to all of its processes.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -19,7 +19,6 @@ from segue.core.errors import SegueError
 from segue.core.output import EngineInfo
 from segue.engine.remote import RemoteEngine
 from segue.launcher.engine_child import EngineTask, LoadFailed, LoadProgress, Report
-from segue.launcher.processors import allowed_processors
 
 __all__ = ["EngineProcess", "EngineStartError", "EngineSupervisor", "engine_environment"]
 
@@ -66,14 +65,8 @@ class EngineProcess:
 
     @classmethod
     def start(
-        cls,
-        config: ServeConfig,
-        model_folder: Path,
-        endpoint: str,
-        on_report: Callable[[Report], None],
-        processors: tuple[int, ...] = (),
+        cls, config: ServeConfig, model_folder: Path, endpoint: str, on_report: Callable[[Report], None]
     ) -> "EngineProcess":
-        """``processors``: which it may use; default, those of the calling thread."""
         reading, writing = os.pipe()
         task = EngineTask(
             config=config,
@@ -81,7 +74,6 @@ class EngineProcess:
             endpoint=endpoint,
             report_fd=writing,
             parent_pid=os.getpid(),
-            processors=processors,
         )
         return cls(task, reading, on_report)
 
@@ -135,8 +127,6 @@ class EngineSupervisor:
         self._handle = handle
         self._on_progress = on_progress
         self._backoff_s = backoff_s
-        # The first engine's and all later ones': this process may keep to fewer by then.
-        self._processors = allowed_processors()
         self._failure: LoadFailed | None = None
         self.process: EngineProcess | None = None
         self.ready = asyncio.Event()
@@ -165,9 +155,7 @@ class EngineSupervisor:
         self._failure = None
         started = time.monotonic()
         logger.info("Starting shard rank=0")
-        process = EngineProcess.start(
-            self._config, self._model_folder, self._handle.endpoint, self._hear, self._processors
-        )
+        process = EngineProcess.start(self._config, self._model_folder, self._handle.endpoint, self._hear)
         self.process = process
         connecting = asyncio.create_task(self._handle.connect())
         try:

@@ -27,7 +27,6 @@ from segue.core.errors import ConfigError, SegueError, TemplateError
 from segue.engine.remote import RemoteEngine
 from segue.launcher.download import ModelSource, find_model
 from segue.launcher.engine_process import EngineSupervisor
-from segue.launcher.processors import beside_engine
 from segue.launcher.progress import LoadingBar
 from segue.launcher.shard_socket import ShardSocket
 from segue.launcher.shards import check_shards
@@ -162,8 +161,7 @@ class Launcher:
         """With as many processes as ``api_processes`` says, of which this is one."""
         num_processes = self._config.api_processes
         if num_processes == 1:
-            with beside_engine() if handle.info.device == "cpu" else contextlib.nullcontext():
-                await self._serve_http(handle, model, engine)
+            await self._serve_http(handle, model, engine)
             return
         from segue.launcher.api_processes import APIProcesses
         from segue.server.siblings import Siblings
