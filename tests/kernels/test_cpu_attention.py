@@ -182,12 +182,26 @@ def test_kinds_of_cache(name: str, dtype: torch.dtype) -> None:
     assert_close(step.attend(spec), step.reference(spec))
 
 
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("lens", [((1, 1), (64, 65)), ((150,), (701,)), ((1, 7, 40), (1500, 40, 1031))])
+def test_a_bfloat16_cache_of_grouped_heads(lens: tuple[tuple[int, ...], tuple[int, ...]], feature: str) -> None:
+    """Where the processor multiplies pairs of bfloat16, queries and weights are rounded as keys and values are."""
+    torch.manual_seed(len(feature))
+    shape = Shape(*lens, num_heads=6, num_kv_heads=2, key_dim=64, value_dim=48, block_size=16)
+    step, spec = make_step(shape, torch.bfloat16), spec_of(feature, shape)
+    ours, exact = step.attend(spec), step.reference(spec)
+    step.q = step.q.bfloat16().float()
+    rounding = (step.reference(spec) - exact).abs().max() + 2**-8 * exact.abs().max()
+    assert (ours - exact).abs().max() < 2 * rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("feature", [name for name in FEATURES if not name.startswith("both")])
-def test_a_prompt_in_chunks_gives_the_same_bits(feature: str) -> None:
+def test_a_prompt_in_chunks_gives_the_same_bits(feature: str, dtype: torch.dtype) -> None:
     """Whole, in chunks, or token by token; alone or beside others; by any number of threads."""
     torch.manual_seed(len(feature))
-    shape = Shape((1100,), (1100,), num_heads=4, num_kv_heads=2, block_size=16)
-    step, spec = make_step(shape), spec_of(feature, shape)
+    shape = Shape((1100,), (1100,), num_heads=4, num_kv_heads=2, key_dim=32, block_size=16)
+    step, spec = make_step(shape, dtype), spec_of(feature, shape)
     whole = step.attend(spec)
     tables = [step.meta.block_tables[0]] * 4
     for ends, threads in (((1100, 1000, 600), 1), ((1099, 513, 512), 2), ((300, 1, 8), 4)):

@@ -1,6 +1,7 @@
 // One piece of attention: some queries of a sequence, some of its heads, some of its keys.
 #pragma once
 
+#include "attention_pairs.inl"
 #include "attention_product.inl"
 #include "attention_rows.inl"
 #include "attention_scores.inl"
@@ -123,6 +124,15 @@ SEGUE_INLINE Running running_of(const Workspace& memory, int which, int64_t row,
     return {memory.out[which] + row * value_dim, memory.largest[which] + row, memory.sum[which] + row};
 }
 
+// Whether products are of pairs: a bfloat16 cache as most models have it. Queries and weights are then rounded as its
+// keys and values are. Not without grouped heads, where a decode's single rows, which are not packed, must get what a
+// prompt's get.
+SEGUE_INLINE bool is_paired(const AttentionCall& call, const View& view) {
+    const AttentionSpec& spec = call.spec;
+    return has_pairs() && kind_of(call, view) == CacheKind::bf16 && group_of(spec) > 1 && spec.key_dim % 32 == 0 &&
+           spec.value_dim % 16 == 0;
+}
+
 // Rows of a job: by head of the keys, then query, then head of the query's group.
 struct Row {
     int64_t query, head;
@@ -146,6 +156,7 @@ SEGUE_INLINE int64_t rows_of(const AttentionCall& call, const Job& job) {
 // The job's rows into memory: their queries, scaled, and what their scores are made with.
 static void prepare_rows(const AttentionCall& call, const View& view, const Job& job, const Workspace& memory) {
     int64_t rows = rows_of(call, job), dim = call.spec.key_dim;
+    const bool paired = is_paired(call, view);
     float* to = memory.queries;
     for (int64_t r = 0; r < rows; ++r, to += dim) {
         Row row = row_of(call, job, r);
@@ -153,6 +164,7 @@ static void prepare_rows(const AttentionCall& call, const View& view, const Job&
         memory.rows[r] = {row.head, view.position(row.query), seen.first, seen.last};
         const float* q = call.q + (view.first_row + row.query) * call.q_stride + row.head * dim;
         for (int64_t d = 0; d < dim; ++d) to[d] = q[d] * call.spec.scale;
+        if (paired) Pairs::from_floats(to, dim);
     }
 }
 
@@ -185,18 +197,22 @@ SEGUE_INLINE void prefetch(const AttentionCall& call, CacheKind kind, const Head
 }
 
 // Rows [begin, end) of the job, all of one head of the keys, against a packed tile.
+template <class Numbers>
 static void attend_strip(const AttentionCall& call, const Tile& tile, const Workspace& memory, int64_t begin,
                          int64_t end) {
     int64_t dim = call.spec.key_dim, value_dim = padded(call.spec.value_dim), rows = end - begin;
     if (memory.rows[end - 1].last < tile.begin || memory.rows[begin].first >= tile.begin + tile.count) return;
     const int64_t seen = memory.rows[end - 1].last - tile.begin + 1, keys = seen < tile.count ? seen : tile.count;
     float kept[weighed_rows];
-    multiply({memory.queries + begin * dim, dim, memory.keys, tile_keys, dim, memory.scores, tile_keys, nullptr}, rows,
-             (keys + register_lanes - 1) / register_lanes * register_lanes);
+    multiply<Numbers>({memory.queries + begin * dim, dim, memory.keys, tile_keys, dim / Numbers::count, memory.scores,
+                       tile_keys, nullptr},
+                      rows, (keys + register_lanes - 1) / register_lanes * register_lanes);
     weigh(call.spec, memory.rows + begin, rows, tile.begin, keys, memory.scores, memory.largest[0] + begin,
           memory.sum[0] + begin, kept);
-    multiply({memory.scores, tile_keys, memory.values, value_dim, keys, memory.out[0] + begin * value_dim, value_dim, kept},
-             rows, value_dim);
+    for (int64_t r = 0; r < rows; ++r) Numbers::from_floats(memory.scores + r * tile_keys, tile_keys);
+    multiply<Numbers>({memory.scores, tile_keys, memory.values, value_dim, (keys + Numbers::count - 1) / Numbers::count,
+                       memory.out[0] + begin * value_dim, value_dim, kept},
+                      rows, value_dim);
 }
 
 // A job against a tile; `next`: the tile after it, or itself.
@@ -205,6 +221,7 @@ struct JobOfTile {
     const Job& job;
     const Tile &tile, &next;
     const Workspace& memory;
+    const bool paired;
 
     template <CacheKind kind>
     void run() const {
@@ -272,18 +289,29 @@ struct JobOfTile {
         const int64_t strips = (count + attention::strip_rows - 1) / attention::strip_rows;
         const bool is_early = strips == 1;
         if (is_early) prefetch(call, kind, keys, 0, tile_keys);
-        pack_transposed<kind>(rows_of(call, kind, {tile, head, true}), call.spec.key_dim, memory.keys);
+        pack_keys<kind>(rows_of(call, kind, {tile, head, true}));
         if (is_early) prefetch(call, kind, values, 0, tile_keys);
-        pack_rows<kind>(rows_of(call, kind, {tile, head, false}), tile.count, call.spec.value_dim,
-                        memory.values);
+        pack_values<kind>(rows_of(call, kind, {tile, head, false}));
         for (int64_t i = 0; i < strips; ++i) {
             const int64_t first = tile_keys * i / strips, last = tile_keys * (i + 1) / strips;
             if (!is_early) prefetch(call, kind, keys, first, last);
             if (!is_early) prefetch(call, kind, values, first, last);
             const int64_t row = i * attention::strip_rows, left = count - row;
-            attend_strip(call, tile, memory, begin + row,
-                         begin + row + (left < attention::strip_rows ? left : attention::strip_rows));
+            const int64_t end = begin + row + (left < attention::strip_rows ? left : attention::strip_rows);
+            (paired ? attend_strip<Pairs> : attend_strip<Floats>)(call, tile, memory, begin + row, end);
         }
+    }
+
+    template <CacheKind kind>
+    void pack_keys(const Rows& rows) const {
+        if (paired) return pack_key_pairs(rows, call.spec.key_dim, memory.keys);
+        pack_transposed<kind>(rows, call.spec.key_dim, memory.keys);
+    }
+
+    template <CacheKind kind>
+    void pack_values(const Rows& rows) const {
+        if (paired) return pack_value_pairs(rows, tile.count, call.spec.value_dim, memory.values);
+        pack_rows<kind>(rows, tile.count, call.spec.value_dim, memory.values);
     }
 };
 
@@ -318,12 +346,13 @@ static void attend_keys(const AttentionCall& call, const View& view, const Job& 
                         const Workspace& memory) {
     reset(memory, 0, rows_of(call, job), padded(call.spec.value_dim));
     Tile tiles[2];
+    const bool paired = is_paired(call, view);
     int64_t begin = keys.begin / tile_keys * tile_keys;
     if (begin < keys.end) find_tile(call, view, begin, keys.end, &tiles[0]);
     for (int now = 0; begin < keys.end; begin += tile_keys, now = 1 - now) {
         bool is_last = begin + tile_keys >= keys.end;
         if (!is_last) find_tile(call, view, begin + tile_keys, keys.end, &tiles[1 - now]);
-        with_kind(kind_of(call, view), JobOfTile{call, job, tiles[now], tiles[is_last ? now : 1 - now], memory});
+        with_kind(kind_of(call, view), JobOfTile{call, job, tiles[now], tiles[is_last ? now : 1 - now], memory, paired});
     }
 }
 

@@ -34,7 +34,16 @@ struct Product {
     }
 };
 
-template <int rows, int columns>
+// sum + left * right.
+struct Floats {
+    static constexpr int64_t count = 1;
+
+    SEGUE_INLINE void from_floats(float*, int64_t) {}
+
+    SEGUE_INLINE f32xr add(f32xr sum, float left, f32xr right) { return fused(all(left), right, sum); }
+};
+
+template <class Numbers, int rows, int columns>
 static void multiply_block(const Product& p) {
     f32xr sums[rows][columns];
     for (int i = 0; i < rows; ++i)
@@ -45,37 +54,38 @@ static void multiply_block(const Product& p) {
         f32xr right[columns];
         for (int j = 0; j < columns; ++j) right[j] = load<f32xr>(b + j * register_lanes);
         for (int i = 0; i < rows; ++i) {
-            f32xr left = all(a[i * p.a_stride + k]);
-            for (int j = 0; j < columns; ++j) sums[i][j] = fused(left, right[j], sums[i][j]);
+            const float left = a[i * p.a_stride + k];
+            for (int j = 0; j < columns; ++j) sums[i][j] = Numbers::add(sums[i][j], left, right[j]);
         }
     }
     for (int i = 0; i < rows; ++i)
         for (int j = 0; j < columns; ++j) store(p.c + i * p.c_stride + j * register_lanes, sums[i][j]);
 }
 
-template <int columns>
+template <class Numbers, int columns>
 static void multiply_columns(const Product& p, int64_t rows, int64_t column) {
     int64_t i = 0;
     for (; i + product_rows <= rows; i += product_rows)
-        multiply_block<product_rows, columns>(Product::at(p, i, column));
+        multiply_block<Numbers, product_rows, columns>(Product::at(p, i, column));
     const Product rest = Product::at(p, i, column);
     switch (rows - i) {
-        case 1: return multiply_block<1, columns>(rest);
-        case 2: return multiply_block<2, columns>(rest);
-        case 3: return multiply_block<3, columns>(rest);
-        case 4: return multiply_block<4, columns>(rest);
-        case 5: return multiply_block<5, columns>(rest);
+        case 1: return multiply_block<Numbers, 1, columns>(rest);
+        case 2: return multiply_block<Numbers, 2, columns>(rest);
+        case 3: return multiply_block<Numbers, 3, columns>(rest);
+        case 4: return multiply_block<Numbers, 4, columns>(rest);
+        case 5: return multiply_block<Numbers, 5, columns>(rest);
     }
 }
 
+template <class Numbers = Floats>
 static void multiply(const Product& p, int64_t rows, int64_t n) {
     constexpr int64_t width = product_columns * register_lanes;
     int64_t column = 0;
-    for (; column + width <= n; column += width) multiply_columns<product_columns>(p, rows, column);
+    for (; column + width <= n; column += width) multiply_columns<Numbers, product_columns>(p, rows, column);
     switch ((n - column) / register_lanes) {
-        case 1: return multiply_columns<1>(p, rows, column);
-        case 2: return multiply_columns<2>(p, rows, column);
-        case 3: return multiply_columns<3>(p, rows, column);
+        case 1: return multiply_columns<Numbers, 1>(p, rows, column);
+        case 2: return multiply_columns<Numbers, 2>(p, rows, column);
+        case 3: return multiply_columns<Numbers, 3>(p, rows, column);
     }
 }
 
