@@ -212,9 +212,8 @@ class Visit:
         now = state.clock()
         with state.guard:
             check_in_s = state.limiter.check_in_s(now)
-            if (
-                check_in_s is None
-            ):  # of a pause ``dispatch`` tells the head, which may be who asks: it would never sleep
+            # Of a pause ``dispatch`` tells the head of the line, which may be who asks: it would never sleep.
+            if check_in_s is None:
                 state.limiter.dispatch(now)
             return self._place.state is PlaceState.RUNNING, check_in_s
 
