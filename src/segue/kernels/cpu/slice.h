@@ -22,14 +22,27 @@ struct alignas(64) Share {
     static constexpr int bits = 20;
     static constexpr uint64_t mask = (uint64_t{1} << bits) - 1, loops = (uint64_t{1} << 24) - 1;
 
+    __attribute__((always_inline)) static bool is_before(uint64_t seen, uint64_t now) {
+        return (((seen >> 2 * bits) - now) & loops) > loops / 2;
+    }
+
+    // The number of this thread's next loop. It is written down in any case: numbers come again.
+    __attribute__((always_inline)) uint64_t begin() {
+        const uint64_t now = ++loop & loops;
+        uint64_t seen = taken.load(std::memory_order_relaxed);
+        while (is_before(seen, now))  // another thread may be in it, or in the one after
+            if (taken.compare_exchange_weak(seen, now << 2 * bits, std::memory_order_relaxed)) break;
+        return now;
+    }
+
     // Takes one of `size` pieces of loop `now`; how many were taken at that end before, or -1 where none is left.
     __attribute__((always_inline)) int64_t take(uint64_t now, int64_t size, bool from_front) {
         uint64_t seen = taken.load(std::memory_order_relaxed);
         while (true) {
-            const uint64_t later = ((seen >> 2 * bits) - now) & loops;
+            const bool is_new = is_before(seen, now);
             // A thread goes on to the next loop when nothing is left of this one.
-            if (later != 0 && later < loops / 2) return -1;
-            const uint64_t counts = later == 0 ? seen & (mask << bits | mask) : 0;
+            if (!is_new && seen >> 2 * bits != now) return -1;
+            const uint64_t counts = is_new ? 0 : seen & (mask << bits | mask);
             const uint64_t front = counts >> bits, back = counts & mask;
             if (static_cast<int64_t>(front + back) >= size) return -1;
             const uint64_t next = now << 2 * bits | (counts + (from_front ? mask + 1 : 1));
@@ -58,7 +71,7 @@ struct Slice {
             for (int64_t i = 0; i < total; ++i) do_piece(i);
             return;
         }
-        const uint64_t now = ++shares[index].loop & Share::loops;
+        const uint64_t now = shares[index].begin();
         for (int i = 0; i < count; ++i) {
             Slice owner = *this;
             owner.index = (index + i) % count;
