@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,16 @@ def begin(server: ServerProcess, num_streams: int, num_tokens: int) -> list[Stre
     return streams
 
 
+@contextmanager
+def on_hangup(handler: signal.Handlers) -> Iterator[None]:
+    """What servers that start meanwhile inherit; these tests may themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_F8_port_is_closed_until_the_engine_is_ready(model: Path, tmp_path: Path) -> None:
     with running(tmp_path, str(model), ready=False) as server:
         server.wait_for_log("Starting shard")
@@ -82,7 +94,7 @@ def test_engine_killed_under_streams(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_H11_signals_drain(model: Path, tmp_path: Path, number: int) -> None:
-    with running(tmp_path, str(model)) as server:
+    with on_hangup(signal.SIG_DFL), running(tmp_path, str(model)) as server:
         family = server.children()
         (stream,) = begin(server, 1, 500)
         server.process.send_signal(number)
@@ -97,14 +109,10 @@ def test_H11_signals_drain(model: Path, tmp_path: Path, number: int) -> None:
 
 def test_nohup(model: Path, tmp_path: Path) -> None:
     """The demo leaves a server running in a terminal that will be closed."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with running(tmp_path, str(model)) as server:
-            server.process.send_signal(signal.SIGHUP)
-            assert httpx.get(f"{server.url}/health").status_code == 200
-            assert server.stop() == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with on_hangup(signal.SIG_IGN), running(tmp_path, str(model)) as server:
+        server.process.send_signal(signal.SIGHUP)
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert server.stop() == 0
 
 
 def test_H11_F9_draining_ends_at_the_timeout(model: Path, tmp_path: Path) -> None:
