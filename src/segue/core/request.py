@@ -47,11 +47,7 @@ class SamplingParams:
     def is_plain(self) -> bool:
         """Whether all that is asked for is the likeliest token, by the model's own logits, and its logprob."""
         return not (
-            self.do_sample
-            or self.temperature != 1.0
-            or self.top_k
-            or self.top_p < 1.0
-            or self.typical_p < 1.0
+            self.is_sampling
             or self.repetition_penalty != 1.0
             or self.frequency_penalty
             or self.presence_penalty

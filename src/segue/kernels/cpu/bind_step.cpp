@@ -5,13 +5,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
 
+#include "aligned.h"
 #include "bind.h"
 #include "program.h"
 #include "sampling.h"
@@ -129,13 +127,8 @@ void pack_tokens(nb::handle token_ids, nb::handle starts, nb::handle block_table
         to = std::copy(each->begin(), each->end(), to);
 }
 
-using Floats = std::unique_ptr<float, void (*)(void*)>;
-
-Floats new_rows(int64_t count, int64_t width) {
-    size_t bytes = sizeof(float) * static_cast<size_t>(count * width);
-    void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (memory == nullptr) throw std::bad_alloc();
-    return {static_cast<float*>(memory), std::free};
+Aligned<float> new_rows(int64_t count, int64_t width) {
+    return aligned<float>(sizeof(float) * static_cast<size_t>(count * width));
 }
 
 // All of a step whose sequences want their likeliest tokens and nothing else.
@@ -174,8 +167,8 @@ class GreedyStep {
                                                                          Inputs& inputs, const Numbers& row_starts) const {
         using Clock = std::chrono::steady_clock;
         auto count = static_cast<int64_t>(row_starts.size()) - 1;
-        Floats hidden = new_rows(forward.narrows() ? count : inputs.rows, hidden_width_);
-        Floats logits = new_rows(count, vocab_size_);
+        Aligned<float> hidden = new_rows(forward.narrows() ? count : inputs.rows, hidden_width_);
+        Aligned<float> logits = new_rows(count, vocab_size_);
         const Numbers wanted(row_starts.size() - 1, 1);
         if (forward.narrows()) inputs.wanted = wanted.data();
         inputs.output = hidden.get();

@@ -2,22 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <new>
 
 #include "team.h"
 
 namespace segue {
 namespace {
-
-constexpr size_t alignment = 64;
-
-template <class T>
-std::unique_ptr<T, void (*)(void*)> aligned(size_t bytes) {
-    void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-    if (memory == nullptr) throw std::bad_alloc();
-    return {static_cast<T*>(memory), std::free};
-}
 
 // The sequences that have rows in [begin, end), seen from that tile.
 struct Part {

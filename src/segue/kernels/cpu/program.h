@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "aligned.h"
 #include "kernels.h"
 
 namespace segue {
@@ -145,8 +146,8 @@ class Program {
     bool whole_sequences_;
     int64_t arena_rows_ = 0;
     size_t scratch_size_ = 0;
-    std::unique_ptr<float, void (*)(void*)> arena_;
-    std::unique_ptr<std::byte, void (*)(void*)> scratch_;
+    Aligned<float> arena_;
+    Aligned<std::byte> scratch_;
     std::vector<double> times_;
 };
 
