@@ -33,10 +33,15 @@ MAX_TOKENS = 16 * 400
 
 
 class Offline:
-    def __init__(self, folder: Path, bits: str, threads: int) -> None:
+    def __init__(self, folder: Path, bits: str, kv_cache_dtype: str, threads: int) -> None:
         started = time.perf_counter()
         config = RunnerConfig(
-            model_folder=folder, device="cpu", num_threads=threads, max_batch_total_tokens=MAX_TOKENS, **CONFIGS[bits]
+            model_folder=folder,
+            device="cpu",
+            num_threads=threads,
+            max_batch_total_tokens=MAX_TOKENS,
+            kv_cache_dtype=kv_cache_dtype,
+            **CONFIGS[bits],
         )
         runner, self.facts = build_runner(config)
         self.engine = Engine(EngineConfig(num_blocks=self.facts.num_blocks, block_size=self.facts.block_size), runner)
@@ -105,6 +110,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--checkpoint", help="another folder name for the model, e.g. with weights of another dtype")
     parser.add_argument("--bits", choices=CONFIGS, required=True)
+    parser.add_argument("--kv-cache-dtype", default="auto", help="as segue serve's; peers have their own defaults")
     parser.add_argument("--only", default="decode,prefill,throughput")
     parser.add_argument("--streams", default="", help="numbers of concurrent requests for throughput, e.g. 1,2,4,8,16")
     parser.add_argument("--repeats", type=int, default=3)
@@ -112,7 +118,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="append the lines to this file too")
     given = parser.parse_args()
     workloads = json.loads(given.workloads.read_text())[given.model]
-    engine = Offline(given.models / (given.checkpoint or given.model), given.bits, given.threads)
+    engine = Offline(given.models / (given.checkpoint or given.model), given.bits, given.kv_cache_dtype, given.threads)
     bounds = {
         "read_gb_s": round(_native.measure_read_bandwidth(512 * 2**20) / 1e9, 1),
         "fp32_gflop_s": round(2 * _native.measure_multiplications(False) / 1e9),
@@ -124,6 +130,7 @@ def main() -> None:
             "peer": "segue" if given.checkpoint is None else f"segue ({given.checkpoint})",
             "model": given.model,
             "dtype": given.bits,
+            "kv_cache_dtype": given.kv_cache_dtype,
             "workload": workload,
             **{key: round(value, 2) for key, value in numbers.items()},
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

@@ -193,7 +193,8 @@ SEGUE_INLINE void prefetch(const AttentionCall& call, CacheKind kind, const Head
     const int64_t bytes = (head.is_keys ? call.spec.key_dim : call.spec.value_dim) * element_bytes(kind);
     const Rows rows = rows_of(call, kind, head);
     for (int64_t i = begin; i < end; ++i)
-        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows.at(i) + at, 0, 2);
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows.at(i) + at, 0, 3);
+    if (kind == CacheKind::i8) __builtin_prefetch(rows.scales + rows.places[begin], 0, 3);  // by heads: a line of 16
 }
 
 // Rows [begin, end) of the job, all of one head of the keys, against a packed tile.
@@ -214,6 +215,8 @@ static void attend_strip(const AttentionCall& call, const Tile& tile, const Work
                        memory.out[0] + begin * value_dim, value_dim, kept},
                       rows, value_dim);
 }
+
+constexpr int64_t heads_ahead = 2;
 
 // A job against a tile; `next`: the tile after it, or itself.
 struct JobOfTile {
@@ -253,32 +256,33 @@ struct JobOfTile {
         float kept[weighed_rows];
         for (int64_t key = 0; key < tile.count; key += register_lanes)
             for (int64_t i = 0; i < count; ++i) {
-                const Head keys{tile, begin + i, true}, values{tile, begin + i, false};
-                prefetch_after<kind>(keys, key, values);
-                multiply_rows<kind>(memory.queries + (first + i) * dim, rows_of(call, kind, keys), key, dim,
-                                    memory.scores + i * tile_keys);
+                prefetch_ahead<kind>({tile, begin + i, true}, key, begin, end);
+                multiply_rows<kind>(memory.queries + (first + i) * dim, rows_of(call, kind, {tile, begin + i, true}), key,
+                                    dim, memory.scores + i * tile_keys);
             }
         weigh(call.spec, memory.rows + first, count, tile.begin, tile.count, memory.scores, memory.largest[0] + first,
               memory.sum[0] + first, kept);
         for (int64_t key = 0; key < tile.count; key += register_lanes) {
             const int64_t last = key + register_lanes < tile.count ? key + register_lanes : tile.count;
             for (int64_t i = 0; i < count; ++i) {
-                const Head values{tile, begin + i, false}, following{next, begin + i, true};
-                prefetch_after<kind>(values, key, following);
-                add_rows<kind>(memory.scores + i * tile_keys, rows_of(call, kind, values), {key, last}, value_dim,
-                               key == 0 ? kept[i] : 1.0f, memory.out[0] + (first + i) * padded(value_dim));
+                prefetch_ahead<kind>({tile, begin + i, false}, key, begin, end);
+                add_rows<kind>(memory.scores + i * tile_keys, rows_of(call, kind, {tile, begin + i, false}), {key, last},
+                               value_dim, key == 0 ? kept[i] : 1.0f, memory.out[0] + (first + i) * padded(value_dim));
             }
         }
     }
 
-    // Asks for a register's rows that come after those from `key` on, or for the first of `following`.
+    // Asks for the register's rows that come `heads_ahead` after those of `head` from `key` on: those of heads
+    // [begin, end), then the next register's, the values after the keys, the following tile after the values.
+    // Against the processor's own prefetching a decode of 16 streams is 1.5 times as fast with it (Zen 5). Inlined always:
+    // a call of a function that does nothing but prefetch has no effects for GCC, which drops it.
     template <CacheKind kind>
-    void prefetch_after(const Head& head, int64_t key, const Head& following) const {
-        const int64_t after = key + register_lanes;
-        if (after < tile.count)
-            prefetch(call, kind, head, after, after + register_lanes);
-        else
-            prefetch(call, kind, following, 0, register_lanes);
+    __attribute__((always_inline)) void prefetch_ahead(const Head& head, int64_t key, int64_t begin, int64_t end) const {
+        int64_t index = head.index + heads_ahead;
+        if (index < end) return prefetch(call, kind, {tile, index, head.is_keys}, key, key + register_lanes);
+        index = begin + (index - end) % (end - begin), key += register_lanes;
+        if (key < tile.count) return prefetch(call, kind, {tile, index, head.is_keys}, key, key + register_lanes);
+        prefetch(call, kind, {head.is_keys ? tile : next, index, !head.is_keys}, 0, register_lanes);
     }
 
     // Rows of one head, from `begin` on.
