@@ -234,9 +234,10 @@ def api(pipe: Connection, endpoint: str, listener: socket.socket, folder: str) -
         from segue.launcher.http_server import HTTPServer
         from segue.launcher.processes import load_text
         from segue.server.app import build_app
+        from segue.server.token_lane import new_lane
 
         config = ServeConfig(model_id="stand-in", max_concurrent_requests=1 << 16)
-        handle = RemoteEngine(endpoint)
+        handle = RemoteEngine(endpoint, lane=new_lane())
         model = load_text(config, ModelSource(model_id="stand-in", folder=Path(folder)))
         await handle.connect(WAIT_S)
         server = HTTPServer(build_app(config, handle, model), listener)

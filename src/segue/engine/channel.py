@@ -12,9 +12,9 @@ import socket as sockets
 import stat
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["FrameError", "FrameReader", "ListeningEngine", "Peer", "framed", "split_endpoint"]
+__all__ = ["FrameError", "FrameReader", "Frames", "ListeningEngine", "Peer", "framed", "split_endpoint"]
 
 _LENGTH = struct.Struct("<I")
 _MAX_FRAME_BYTES = 1 << 28
@@ -24,7 +24,7 @@ _SEND_BUFFER_BYTES = 1 << 20
 """A step of a thousand sequences is 40 kB."""
 
 
-class FrameError(Exception):
+class FrameError(ValueError):
     """The stream cannot be what this module wrote."""
 
 
@@ -33,8 +33,18 @@ def framed(frame: bytes | bytearray) -> bytes:
     return _LENGTH.pack(len(frame)) + frame
 
 
+class Frames(Protocol):
+    """What becomes of the bytes of one stream."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The frames that end in ``data``, and those that were held. Raises ``ValueError``."""
+
+    def release(self) -> list[bytes]:
+        """The frames that ``feed`` held because nobody waits for them."""
+
+
 class FrameReader:
-    """The frames of one stream."""
+    """The frames of one stream, none of which is held."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
@@ -62,6 +72,9 @@ class FrameReader:
         else:
             del self._rest[:start]
         return frames
+
+    def release(self) -> list[bytes]:
+        return []
 
 
 def split_endpoint(endpoint: str) -> str | tuple[str, int]:

@@ -11,14 +11,15 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import ref
 
 from segue.core.errors import GenerationError
 from segue.core.output import EngineInfo, EngineStep, RequestOutput, StepStats
 from segue.core.request import Request
+from segue.engine.channel import Frames
 
-__all__ = ["EngineHandle", "RequestStream", "StepCallback", "Streams"]
+__all__ = ["EngineHandle", "Lane", "RequestStream", "StepCallback", "Streams"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +27,36 @@ StepCallback = Callable[[StepStats], None]
 TakeOutputs = Callable[[Sequence[RequestOutput]], bool]
 
 
+class Lane(Protocol):
+    """Takes what it can out of the engine's frames and serves it, before it becomes an object."""
+
+    def reader(self) -> Frames:
+        """For a new connection."""
+
+    def open(self, request_id: int, pen: Any) -> None:
+        """The request's next outputs are for ``pen``, of the lane's own kind."""
+
+    def drop(self, request_id: int) -> None:
+        """They are not any more."""
+
+    def clear(self) -> None:
+        """Nor are anybody's."""
+
+
 class EngineHandle(Protocol):
     """The server's only view of an engine."""
 
     @property
     def on_step(self) -> list[StepCallback]:
-        """Called in the event loop's thread with the statistics of every step, before its outputs are handed out."""
+        """Called in the event loop's thread with the statistics of every step, in order, before outputs that are handed
+        out. Those of steps that a lane served whole come later, at the latest with ``settle``."""
+
+    @property
+    def lane(self) -> Lane | None:
+        """Where there is one."""
+
+    def settle(self) -> None:
+        """Call ``on_step`` for all steps so far."""
 
     @property
     def info(self) -> EngineInfo:

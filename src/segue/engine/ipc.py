@@ -13,7 +13,7 @@ from segue.core.limits import RouterLimits
 from segue.core.output import EngineInfo, EngineStep
 from segue.core.request import AbortRequests, Request
 
-__all__ = ["Heartbeat", "Hello", "Message", "Refusal", "RequestGroup", "Shutdown", "decode", "encode"]
+__all__ = ["Heartbeat", "Hello", "Message", "Refusal", "RequestGroup", "Shutdown", "decode", "encode", "tag_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,11 @@ _TYPES: tuple[type[Message], ...] = (
 _TAGS = {message_type: tag for tag, message_type in enumerate(_TYPES)}
 _DECODERS = [msgspec.msgpack.Decoder(message_type) for message_type in _TYPES]
 _ENCODER = msgspec.msgpack.Encoder()
+
+
+def tag_of(message_type: type[Message]) -> int:
+    """The first byte of its frames."""
+    return _TAGS[message_type]
 
 
 def encode(message: Message) -> bytearray:

@@ -42,6 +42,13 @@ class LocalEngine:
         return self._streams.on_step
 
     @property
+    def lane(self) -> None:
+        """Nothing comes in frames here."""
+
+    def settle(self) -> None:
+        """Nothing is kept back here."""
+
+    @property
     def is_healthy(self) -> bool:
         return self._is_healthy
 

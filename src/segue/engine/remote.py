@@ -9,8 +9,8 @@ from segue.core.errors import ConfigError, EngineDeadError
 from segue.core.limits import RouterLimits
 from segue.core.output import EngineInfo, EngineStep, StepStats
 from segue.core.request import AbortRequests, Request
-from segue.engine.channel import FrameError, FrameReader, framed, split_endpoint
-from segue.engine.handle import RequestStream, StepCallback, Streams
+from segue.engine.channel import FrameReader, Frames, framed, split_endpoint
+from segue.engine.handle import Lane, RequestStream, StepCallback, Streams
 from segue.engine.ipc import Heartbeat, Hello, Message, Refusal, RequestGroup, Shutdown, decode, encode
 
 __all__ = ["RemoteEngine"]
@@ -31,10 +31,11 @@ class RemoteEngine:
     handle waits for a new engine at the same endpoint: it is healthy again as soon as one answers.
     """
 
-    def __init__(self, endpoint: str, limits: RouterLimits | None = None) -> None:
-        """``limits`` are told to every engine that comes to serve here."""
+    def __init__(self, endpoint: str, limits: RouterLimits | None = None, lane: Lane | None = None) -> None:
+        """``limits`` are told to every engine that comes to serve here. ``lane`` serves what it can by itself."""
         self.endpoint = endpoint
         self._limits = limits
+        self.lane = lane
         self._refusal: str | None = None
         self._streams = Streams()
         self._info: EngineInfo | None = None
@@ -77,7 +78,7 @@ class RemoteEngine:
     async def close(self) -> None:
         """Give up all requests in flight and leave; the engine goes on."""
         self._is_ready.clear()
-        self._streams.fail_all("Server error: the server is shutting down")
+        self._fail_all("Server error: the server is shutting down")
         connecting = self._hang_up()
         if connecting is not None:
             await asyncio.gather(connecting, return_exceptions=True)
@@ -86,12 +87,22 @@ class RemoteEngine:
         """The engine process is gone: fail what is in flight, be unhealthy until a new engine answers."""
         if self._is_ready.is_set():
             logger.error("The engine is lost: %s", reason)
+            self.settle()
             self._streams.deliver(EngineStep(outputs=(), stats=self._last_stats()))
         self._is_ready.clear()
         self._refusal = None
-        self._streams.fail_all(f"Server error: {reason}")
+        self._fail_all(f"Server error: {reason}")
         self._hang_up()
         self._open()
+
+    def settle(self) -> None:
+        if self._connection is not None:
+            self._hear(self._connection.frames.release())
+
+    def _fail_all(self, reason: str) -> None:
+        if self.lane is not None:
+            self.lane.clear()
+        self._streams.fail_all(reason)
 
     def _last_stats(self) -> StepStats:
         """Of an engine that is gone: nothing runs there any more, and the step that ran, if there was one, failed."""
@@ -148,6 +159,8 @@ class RemoteEngine:
         self._give_up(request_id)
 
     def _give_up(self, request_id: int) -> None:
+        if self.lane is not None:
+            self.lane.drop(request_id)
         if self.is_healthy:
             self._send(AbortRequests((request_id,)))
 
@@ -166,7 +179,8 @@ class RemoteEngine:
     async def _connect(self) -> None:
         place = split_endpoint(self.endpoint)
         while True:
-            connection = _Connection(self._hear, self._lose)
+            frames = FrameReader() if self.lane is None else self.lane.reader()
+            connection = _Connection(frames, self._hear, self._lose)
             try:
                 await self._connect_to(place, connection)
             except OSError:
@@ -228,20 +242,25 @@ class _Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, hear: Callable[[Sequence[bytes]], None], lose: "Callable[[_Connection], None]") -> None:
+    def __init__(
+        self, frames: Frames, hear: Callable[[Sequence[bytes]], None], lose: "Callable[[_Connection], None]"
+    ) -> None:
+        self.frames = frames
         self._hear = hear
         self._lose = lose
-        self._frames = FrameReader()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._hear(self._frames.feed(data))
-        except FrameError:
+            frames = self.frames.feed(data)
+        except ValueError:
             logger.exception("The engine's connection is broken")
             self.transport.abort()
+        else:
+            if frames:
+                self._hear(frames)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose(self)

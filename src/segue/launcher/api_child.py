@@ -19,6 +19,7 @@ from segue.launcher.engine_child import end_with_parent
 from segue.launcher.logs import set_up_logging
 from segue.launcher.processes import Launcher, load_text, run_until_signal
 from segue.server.siblings import Siblings
+from segue.server.token_lane import new_lane
 
 __all__ = ["APITask", "main"]
 
@@ -68,7 +69,7 @@ class _APIProcess(Launcher):
     async def run(self) -> None:
         self._listen_to_signals()
         model = load_text(self._config, self._source)
-        handle = RemoteEngine(self._task.endpoint)
+        handle = RemoteEngine(self._task.endpoint, lane=new_lane())
         engine = asyncio.create_task(_supervised_by_the_parent())
         siblings = Siblings(Path(self._task.folder), self._task.index, self._config.api_processes)
         try:

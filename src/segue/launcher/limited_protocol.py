@@ -7,7 +7,6 @@ every request.
 import asyncio
 import logging
 import sys
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from segue.core.config import ServeConfig
+from segue.server.outlets import Outlet
 from segue.server.sinks import BODY_WRITER
 
 __all__ = ["ConnectionLimits", "LimitedProtocol", "allow_open_files"]
@@ -58,23 +58,14 @@ class ConnectionLimits:
         )
 
 
-class _BodyWriter:
-    """``BodyWriter`` of one response in chunks. What a write reads is kept here: it costs a token less to have one
-    object fetched into the cache than five."""
-
-    __slots__ = ("_flow", "_write", "has_left", "is_full", "written_time")
+class _BodyWriter(Outlet):
+    """``BodyWriter`` of one response in chunks."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._flow = cycle.flow
-        self._write = cycle.transport.write
+        transport = cycle.transport
+        super().__init__(_plain_socket(transport), transport.write, transport.get_write_buffer_size)
         self.is_full = cycle.flow.write_paused
-        self.has_left = False
-        self.written_time = time.monotonic()
-
-    def write(self, body: bytes) -> None:
-        if body and not self.has_left:  # an empty chunk would end the response
-            self._write(b"%x\r\n%b\r\n" % (len(body), body))
-            self.written_time = time.monotonic()
+        self._flow = cycle.flow
 
     async def drain(self) -> None:
         if self.is_full:
@@ -122,8 +113,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._stop_unread_timer()
         for writer in self._writers:
-            writer.has_left = True
-            writer.is_full = False
+            writer.close()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -269,6 +259,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
+
+
+def _plain_socket(transport: asyncio.Transport) -> int:
+    """The file of a connection that carries bytes as they are; -1 where there is none."""
+    connection = transport.get_extra_info("socket")
+    return -1 if connection is None or transport.get_extra_info("sslcontext") else connection.fileno()
 
 
 def allow_open_files() -> None:

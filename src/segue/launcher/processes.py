@@ -32,6 +32,7 @@ from segue.launcher.shard_socket import ShardSocket
 from segue.launcher.shards import check_shards
 from segue.launcher.speculation import with_speculation
 from segue.launcher.tokenizer_files import ensure_tokenizer
+from segue.server.token_lane import new_lane
 
 if TYPE_CHECKING:
     from segue.core.memory_plan import ModelDescription
@@ -129,7 +130,7 @@ class Launcher:
         """Until a signal to stop, and the end of what then runs."""
         self._listen_to_signals()
         with _engine_endpoint(self._config) as endpoint, LoadingBar(self._config) as bar:
-            handle = RemoteEngine(endpoint)
+            handle = RemoteEngine(endpoint, lane=new_lane())
             supervisor = EngineSupervisor(self._config, self._source.folder, handle, on_progress=bar.update)
             engine = asyncio.create_task(supervisor.run(), name="engine supervisor")
             await asyncio.sleep(0)  # the engine process starts here, and loads while this one does

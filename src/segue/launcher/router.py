@@ -11,6 +11,7 @@ from segue.core.limits import RouterLimits
 from segue.engine.remote import RemoteEngine
 from segue.launcher.download import ModelSource, find_text
 from segue.launcher.processes import Launcher, load_text, run_launcher
+from segue.server.token_lane import new_lane
 
 __all__ = ["route"]
 
@@ -39,7 +40,7 @@ class _Router(Launcher):
     async def run(self) -> None:
         self._listen_to_signals()
         model = load_text(self._config, self._source)
-        handle = RemoteEngine(f"ipc://{self._socket_path}", _limits(self._config))
+        handle = RemoteEngine(f"ipc://{self._socket_path}", _limits(self._config), new_lane())
         connecting = asyncio.create_task(self._connect(handle))
         engine = asyncio.create_task(_outlives_the_router())
         try:

@@ -10,6 +10,7 @@ from msgspec.json import encode
 from segue.server.generation import Generation, PrefillToken, Token
 from segue.server.openai_words import OpenAIWords
 from segue.server.stream import OpenAIEvents, StreamUsage, usage
+from segue.server.token_lane import TokenEvent
 
 __all__ = ["CompletionEvents", "CompletionShape", "completion_choice"]
 
@@ -65,6 +66,9 @@ class CompletionEvents(OpenAIEvents):
         choice = b'"choices":[{"index":%d,"text":' % index
         self._head = b"%b,%b" % (head, choice)
         self._tail = b',"finish_reason":%b}],%b}\n\n' % (encode(words.unfinished), names)
+        text = "shown_text" if words.is_openai else "text"
+        is_plain = not shape.hides_generation and shape.num_top_tokens is None
+        self.token_event: TokenEvent | None = (self._head, text, b',"logprobs":null', self._tail) if is_plain else None
         self._last_head = b"%b,%b,%b" % (head, names, choice)
         self._usage_head = b'%b,%b,"choices":[],"usage":' % (head, names)
 

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from msgspec import Struct
 
@@ -15,6 +15,7 @@ from segue.server.admission import AdmittedRequest, Ask
 from segue.server.floats import shortest_f32
 from segue.server.journal import log_success, span_fields
 from segue.server.state import Server
+from segue.server.token_lane import TokenEvent, Way
 from segue.server.tracing import MAX_TEXT_CHARS, GenerationRecord, current_trace
 from segue.text.detokenizer import IncrementalDetokenizer, generated_text
 from segue.text.stop_strings import StopMatcher
@@ -74,12 +75,14 @@ class Generation:
         self.admitted = admitted
         self._request = admitted.to_request(server.engine)
         prompt_ids = self._request.prompt_token_ids
-        self._push = IncrementalDetokenizer(self._tokenizer, prompt_ids).push
+        self._detokenizer = IncrementalDetokenizer(self._tokenizer, prompt_ids)
+        self._push = self._detokenizer.push
         self._stops = StopMatcher(admitted.sampling.stop) if admitted.sampling.stop else None
         self._has_top_tokens = admitted.sampling.top_n_tokens > 0
         self._is_plain = False
         """The first token is there, and neither stop strings nor other tokens are wanted."""
         self._take: Callable[[list[Token]], bool]
+        self._way: Way | None = None
         self.tokens: list[Token] = []
         self.top_tokens: list[list[Token]] = []
         """One list a token; empty unless ``top_n_tokens`` was asked for."""
@@ -110,8 +113,17 @@ class Generation:
             raise IncompleteGenerationError
         return True
 
+    def use_lane(self, event: TokenEvent, sink: object) -> None:
+        """Before ``read``: the reader's events for tokens are ``event``, so that it need not see those of the lane.
+
+        They are in ``tokens`` when it is called again.
+        """
+        if self._server.lane is not None:
+            self._way = self._server.lane.way(self._request.request_id, event, sink)
+
     async def aclose(self) -> None:
         """Abort what has not come to its end. May be called again."""
+        self._add_lane_tokens()
         await self._outputs.aclose()
 
     async def run(self) -> "Generation":
@@ -190,9 +202,25 @@ class Generation:
 
     def _take_outputs(self, outputs: Sequence[RequestOutput]) -> bool:
         """Whether more are wanted."""
+        self._add_lane_tokens()
         tokens = self._read_plain(outputs) if self._is_plain else self._read_all(outputs)
-        goes_on = not tokens or self._take(tokens)
-        return goes_on and self.finish_reason is None
+        goes_on = (not tokens or self._take(tokens)) and self.finish_reason is None
+        if goes_on and self._way is not None and self._is_plain and self._detokenizer.is_plain:
+            self._way.enter(len(self.tokens) + 1)
+        return goes_on
+
+    def _add_lane_tokens(self) -> None:
+        written = None if self._way is None else self._way.leave()
+        if written is None:
+            return
+        texts, special_ids = self._tokenizer.pieces, self._special_ids
+        assert texts is not None
+        self.tokens += [
+            Token(token_id, cast("str", texts[token_id]), shortest_f32(logprob), token_id in special_ids)
+            for token_id, logprob in zip(written.ids, written.logprobs, strict=True)
+        ]
+        for num_tokens, num_steps in written.num_steps.items():
+            self._server.metrics.skipped(num_tokens - 1, num_steps)
 
     def _read_plain(self, outputs: Sequence[RequestOutput]) -> list[Token]:
         """As ``_read_all``, in a third of the time, where nothing but tokens is to be looked for."""

@@ -59,6 +59,8 @@ class MessageShape:
 class MessageEvents:
     """Deltas of text and of calls' arguments, each in a block of its own, between the message's start and end."""
 
+    token_event = None
+
     def __init__(self, shape: MessageShape, reading: Reading) -> None:
         self.reading = reading
         self._shape = shape

@@ -1,7 +1,7 @@
 """What ``/metrics`` says: every metric of TGI by its name, type, labels and buckets, then Segue's own."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -40,7 +40,9 @@ _QUANTILES = (0, 0.5, 0.9, 0.95, 0.99, 0.999, 1)
 class Metrics:
     """The instruments of one server; ``on_step`` belongs in the engine handle's list of callbacks."""
 
-    def __init__(self, info: EngineInfo) -> None:
+    def __init__(self, info: EngineInfo, hear_all: Callable[[], None] = lambda: None) -> None:
+        """``hear_all`` calls ``on_step`` for the steps that it was not called for yet."""
+        self._hear_all = hear_all
         self._instruments: list[Instrument] = []
         self._noted_steps: list[StepStats] = []
         self._noted_skips: dict[int, int] = {}
@@ -117,6 +119,7 @@ class Metrics:
 
         Each process hears of every step: what is counted there is the engine's, and not added.
         """
+        self._hear_all()
         self.settle()
         if not others:
             return exposition(self._instruments)
@@ -128,6 +131,7 @@ class Metrics:
 
     def state(self) -> bytes:
         """What this process alone has counted, for ``text`` in another one."""
+        self._hear_all()
         self.settle()
         return msgspec.msgpack.encode({each.name: each.state() for each in self._of_requests()})
 

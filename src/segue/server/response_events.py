@@ -75,6 +75,8 @@ class ResponseShape:
 class ResponseEvents:
     """Deltas of text and of calls' arguments, each in an item of its own, between the response's start and end."""
 
+    token_event = None
+
     def __init__(self, shape: ResponseShape, reading: Reading) -> None:
         self.reading = reading
         self._shape = shape

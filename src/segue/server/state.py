@@ -17,6 +17,7 @@ from segue.server.journal import log_failure
 from segue.server.metrics import Metrics
 from segue.server.openai_words import OpenAIWords
 from segue.server.siblings import Siblings
+from segue.server.token_lane import TokenLane
 from segue.server.tracing import current_trace
 from segue.text.chat_template import ChatTemplate
 from segue.text.tokenizer import SHORT_TEXT_CHARS, Tokenizer, TokenSpan
@@ -66,7 +67,9 @@ class Server:
         self.config = config
         self.engine = engine
         self.model = model
-        self.metrics = Metrics(engine.info)
+        self.metrics = Metrics(engine.info, engine.settle)
+        self.lane = None if engine.lane is None else TokenLane(engine.lane, model.tokenizer)
+        """None: all tokens come the long way."""
         self.version = API_VERSION
         self.system_fingerprint = f"{self.version}-native"
         self.words = OpenAIWords(config.openai_dialect)

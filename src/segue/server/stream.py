@@ -20,6 +20,7 @@ from segue.server.generation import Generation, Token
 from segue.server.openai_words import OpenAIWords
 from segue.server.sinks import BodyWriter, Events, EventSink, response_sink
 from segue.server.state import Server
+from segue.server.token_lane import TokenEvent
 
 __all__ = [
     "DONE",
@@ -57,9 +58,20 @@ class Dialect(Protocol):
     def error(self, error: RequestError) -> bytes:
         """The event that says why nothing more follows."""
 
+    @property
+    def token_event(self) -> TokenEvent | None:
+        """The event of a token between the first and the last one; None where it hangs on more than the token."""
+
 
 class GenerateEvents:
     """``/generate_stream``: one event a token, the last with the whole text."""
+
+    # fmt: off
+    token_event: TokenEvent = (
+        b'data: {"index":', "index", b',"token":{"id":', "id", b',"text":', "text", b',"logprob":', "logprob",
+        b',"special":', "special", b'},"generated_text":null,"details":null}\n\n',
+    )
+    # fmt: on
 
     def __init__(self, *, wants_details: bool, prefix: str) -> None:
         """``prefix`` goes in front of the generated text: the prompt, or nothing."""
@@ -167,6 +179,7 @@ class ChatEvents(OpenAIEvents):
         self._delta_head = b'%b[{"index":%d,"delta":' % (self._chunk, index)
         self._head = self._delta_head + b'{"role":"assistant","content":'
         self._tail = b'},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
+        self.token_event: TokenEvent | None = None if wants_logprobs else (self._head, "shown_text", self._tail)
 
     def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
         is_end = generation.finish_reason is not None
@@ -261,6 +274,8 @@ async def stream_events(server: Server, ask: Ask, dialect: Dialect, sink: EventS
         with server.admission.permits(ask.parameters, streaming=True):
             generation = Generation(server, await server.admission.admit(ask))
             writing = _Writing(generation, dialect, sink)
+            if (event := dialect.token_event) is not None:
+                generation.use_lane(event, sink)
             async with aclosing(generation):
                 while await generation.read(writing.write):
                     await sink.drain()

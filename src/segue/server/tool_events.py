@@ -36,6 +36,7 @@ class ToolChatEvents(ChatEvents):
         self, words: OpenAIWords, reading: Reading, new_id: Callable[[], str], **shape: Unpack[ChatShape]
     ) -> None:
         super().__init__(words, **shape)
+        self.token_event = None
         self.reading = reading
         self._new_id = new_id
         self._num_started = self._num_ended = 0

@@ -22,21 +22,26 @@ class IncrementalDetokenizer:
     space unless it is the first of all.
     """
 
-    __slots__ = ("push",)
+    __slots__ = ("_strategy", "push")
 
     def __init__(self, tokenizer: Tokenizer, prompt_tail_ids: Sequence[int]) -> None:
         """``prompt_tail_ids``: the last ids before the first new one; five are enough, more do not harm."""
         tail = list(prompt_tail_ids[-_PROMPT_TAIL_TOKENS:])
         pieces = tokenizer.pieces
-        strategy: _ByteLevel | _ByteFallback | _Windowed
+        self._strategy: _ByteLevel | _ByteFallback | _Windowed
         if pieces is None:
-            strategy = _Windowed(tokenizer, tail)
+            self._strategy = _Windowed(tokenizer, tail)
         elif pieces.is_byte_level:
-            strategy = _ByteLevel(pieces, tail)
+            self._strategy = _ByteLevel(pieces, tail)
         else:
-            strategy = _ByteFallback(tokenizer, pieces, tail)
-        self.push: Callable[[int], str] = strategy.push
+            self._strategy = _ByteFallback(tokenizer, pieces, tail)
+        self.push: Callable[[int], str] = self._strategy.push
         """The text of the next token."""
+
+    @property
+    def is_plain(self) -> bool:
+        """The text of the next token is its piece, if that is a text; such a token need not be pushed."""
+        return self._strategy.is_plain
 
 
 def generated_text(tokenizer: Tokenizer, prompt_tail_ids: Sequence[int], token_ids: Sequence[int]) -> str:
@@ -64,6 +69,10 @@ class _ByteLevel:
         self._held: list[str] = []
         self._prompt_bytes = _incomplete_tail(pieces, tail)
         self._is_holding = bool(self._prompt_bytes)
+
+    @property
+    def is_plain(self) -> bool:
+        return not self._is_holding
 
     def push(self, token_id: int) -> str:
         piece = self._pieces[token_id]
@@ -94,7 +103,7 @@ class _ByteFallback:
     A run of byte tokens that is no UTF-8 becomes one U+FFFD a byte, once it ends.
     """
 
-    __slots__ = ("_is_first", "_is_plain", "_num_held_bytes", "_pieces", "_prompt_bytes", "_run", "_tokenizer", "_utf8")
+    __slots__ = ("_is_first", "_num_held_bytes", "_pieces", "_prompt_bytes", "_run", "_tokenizer", "_utf8", "is_plain")
 
     def __init__(self, tokenizer: Tokenizer, pieces: TokenPieces, tail: list[int]) -> None:
         self._tokenizer = tokenizer
@@ -106,12 +115,12 @@ class _ByteFallback:
         """What the held bytes spell; None: they are no UTF-8."""
         self._is_first = not tail
         """The decoder strips the very first token's leading space."""
-        self._is_plain = bool(tail) and not self._prompt_bytes
+        self.is_plain = bool(tail) and not self._prompt_bytes
         """The next token's text, unless it is a byte, is its piece."""
 
     def push(self, token_id: int) -> str:
         piece = self._pieces[token_id]
-        if self._is_plain and piece.__class__ is str:
+        if self.is_plain and piece.__class__ is str:
             return piece
         data = self._pieces.fallback_bytes(token_id)
         if data is not None:
@@ -120,7 +129,7 @@ class _ByteFallback:
         return self._end_run(_REPLACEMENT * self._num_held_bytes + text)
 
     def _push_bytes(self, data: bytes) -> str:
-        self._is_plain = self._is_first = False
+        self.is_plain = self._is_first = False
         self._num_held_bytes += len(data)
         if self._run is None:
             return ""
@@ -142,7 +151,7 @@ class _ByteFallback:
         self._num_held_bytes = 0
         self._run = []
         self._is_first = False
-        self._is_plain = True
+        self.is_plain = True
         return text
 
 
@@ -150,6 +159,7 @@ class _Windowed:
     """For any other decoder, TGI's algorithm: decode a short window with and without the new tokens."""
 
     __slots__ = ("_num_read", "_tokenizer", "_window")
+    is_plain = False
 
     def __init__(self, tokenizer: Tokenizer, tail: list[int]) -> None:
         self._tokenizer = tokenizer

@@ -1,0 +1,199 @@
+// The short way of a token: from the engine's bytes to the client's connection in one call, without a Python object.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/shared_ptr.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "outlet.h"
+#include "packed.h"
+#include "pen.h"
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+namespace segue {
+namespace {
+
+constexpr size_t length_bytes = 4;
+constexpr size_t most_frame_bytes = size_t{1} << 28;
+constexpr size_t most_held = 64;
+
+// Fields of RequestOutput and TokenOutput in core/output.py: a step of another form is left to Python.
+constexpr size_t output_fields = 7, token_fields = 3;
+
+// One output of a step, as it lies in the frame.
+struct Output {
+    const uint8_t *begin, *end;
+    uint64_t request_id;
+    bool is_plain;  // tokens and nothing else
+};
+
+Output read_output(Packed* from, std::vector<Token>* tokens) {
+    Output output{from->at(), nullptr, 0, true};
+    if (from->array() != output_fields) throw Malformed();
+    output.request_id = from->integer();
+    tokens->clear();
+    for (size_t left = from->array(); left > 0; --left) {
+        if (from->array() != token_fields) throw Malformed();
+        const uint64_t id = from->integer();
+        tokens->push_back({id, from->number()});
+        const size_t num_top_tokens = from->array();
+        output.is_plain &= num_top_tokens == 0;
+        for (size_t i = 0; i < num_top_tokens; ++i) from->skip();
+    }
+    const bool has_no_end = from->skip(), has_no_error = from->skip(), has_no_prompt = from->skip();
+    from->skip();  // num_cached_tokens
+    const bool is_not_first = from->skip();
+    output.is_plain &= !tokens->empty() && has_no_end && has_no_error && has_no_prompt && is_not_first;
+    output.end = from->at();
+    return output;
+}
+
+// The streams whose tokens are written here.
+class Lane {
+  public:
+    // `step_tag`: the first byte of a frame that holds an EngineStep.
+    explicit Lane(uint8_t step_tag) : step_tag_(step_tag) {}
+
+    void open(uint64_t request_id, std::shared_ptr<Pen> pen) { pens_[request_id] = std::move(pen); }
+    void drop(uint64_t request_id) { pens_.erase(request_id); }
+    void clear() { pens_.clear(); }
+    size_t size() const { return pens_.size(); }
+
+    // Writes what a frame gives to streams of this lane. The frame without it; `has_rest`: it still has outputs, or is
+    // another message. A stream with anything else than plain tokens in a step leaves the lane before it.
+    std::string take(const uint8_t* begin, const uint8_t* end, bool* has_rest) {
+        *has_rest = true;
+        std::string whole(reinterpret_cast<const char*>(begin), static_cast<size_t>(end - begin));
+        if (pens_.empty() || begin == end || *begin != step_tag_) return whole;
+        try {
+            return take_step(begin + 1, end, has_rest);
+        } catch (const Malformed&) {  // found before anything of it is written
+            return whole;
+        }
+    }
+
+    void flush() {
+        for (const std::shared_ptr<Outlet>& outlet : touched_) try {
+                outlet->flush();
+            } catch (nb::python_error& error) {
+                error.discard_as_unraisable("a stream's connection");
+            }
+        touched_.clear();
+    }
+
+  private:
+    std::string take_step(const uint8_t* begin, const uint8_t* end, bool* has_rest) {
+        Packed from(begin, end);
+        if (from.array() != 2) throw Malformed();
+        const size_t count = from.array();
+        outputs_.clear();
+        steps_.resize(std::max(steps_.size(), count));
+        for (size_t i = 0; i < count; ++i) outputs_.push_back(read_output(&from, &steps_[i]));
+        const uint8_t* stats = from.at();
+        size_t num_left = 0;
+        for (size_t i = 0; i < count; ++i)
+            if (!write(outputs_[i], steps_[i])) outputs_[num_left++] = outputs_[i];
+        *has_rest = num_left > 0;
+        std::string rest{static_cast<char>(step_tag_), '\x92', '\xdd'};  // an array of 2; an array of a 32-bit length
+        for (int shift = 24; shift >= 0; shift -= 8) rest += static_cast<char>(num_left >> shift & 0xff);
+        for (size_t i = 0; i < num_left; ++i) rest.append(reinterpret_cast<const char*>(outputs_[i].begin),
+                                                          static_cast<size_t>(outputs_[i].end - outputs_[i].begin));
+        return rest.append(reinterpret_cast<const char*>(stats), static_cast<size_t>(end - stats));
+    }
+
+    bool write(const Output& output, const std::vector<Token>& tokens) {
+        const auto found = pens_.find(output.request_id);
+        if (found == pens_.end()) return false;
+        const std::shared_ptr<Outlet>& outlet = found->second->outlet();
+        const bool is_untouched = outlet->is_empty();
+        bool is_written = false;
+        try {
+            is_written = output.is_plain && found->second->write(tokens);
+        } catch (nb::python_error& error) {
+            error.discard_as_unraisable("a token's text");
+        }
+        if (!is_written) return pens_.erase(found), false;
+        if (is_untouched) touched_.push_back(outlet);
+        return true;
+    }
+
+    uint8_t step_tag_;
+    std::unordered_map<uint64_t, std::shared_ptr<Pen>> pens_;
+    std::vector<std::shared_ptr<Outlet>> touched_;
+    std::vector<Output> outputs_;
+    std::vector<std::vector<Token>> steps_;
+};
+
+// The frames of one connection that the lane leaves over.
+class LaneReader {
+  public:
+    explicit LaneReader(std::shared_ptr<Lane> lane) : lane_(std::move(lane)) {}
+
+    // The frames that end in `data`, in their order. Those that have nothing left but a step's statistics are held until
+    // others come, or many. Raises ValueError for what cannot be the engine's.
+    nb::list feed(const nb::bytes& data) {
+        const auto* begin = reinterpret_cast<const uint8_t*>(data.c_str());
+        const uint8_t* end = begin + data.size();
+        if (!rest_.empty()) {
+            rest_.append(data.c_str(), data.size());
+            begin = reinterpret_cast<const uint8_t*>(rest_.data()), end = begin + rest_.size();
+        }
+        const uint8_t* at = read(begin, end);
+        rest_ = std::string(reinterpret_cast<const char*>(at), static_cast<size_t>(end - at));
+        lane_->flush();
+        return must_release_ ? release() : nb::list();
+    }
+
+    nb::list release() {
+        nb::list frames;
+        for (const std::string& frame : held_) frames.append(nb::bytes(frame.data(), frame.size()));
+        held_.clear();
+        must_release_ = false;
+        return frames;
+    }
+
+  private:
+    const uint8_t* read(const uint8_t* at, const uint8_t* end) {
+        while (static_cast<size_t>(end - at) >= length_bytes) {
+            const size_t length = at[0] | at[1] << 8 | at[2] << 16 | static_cast<size_t>(at[3]) << 24;
+            if (length > most_frame_bytes) throw nb::value_error("a frame that is too long");
+            if (static_cast<size_t>(end - at) - length_bytes < length) break;
+            at += length_bytes;
+            bool has_rest;
+            held_.push_back(lane_->take(at, at + length, &has_rest));
+            must_release_ |= has_rest || held_.size() >= most_held;
+            at += length;
+        }
+        return at;
+    }
+
+    std::shared_ptr<Lane> lane_;
+    std::string rest_;  // what came of the next frame, its length included
+    std::vector<std::string> held_;
+    bool must_release_ = false;
+};
+
+}  // namespace
+}  // namespace segue
+
+NB_MODULE(_lane, module) {
+    using namespace segue;
+    nb::set_leak_warnings(false);  // a server that is killed leaves streams behind
+    bind_outlet(module);
+    bind_pen(module);
+    nb::class_<Lane>(module, "Lane")
+        .def(nb::init<uint8_t>(), "step_tag"_a)
+        .def("open", &Lane::open, "request_id"_a, "pen"_a)
+        .def("drop", &Lane::drop, "request_id"_a)
+        .def("clear", &Lane::clear)
+        .def("__len__", &Lane::size)
+        .def("reader", [](std::shared_ptr<Lane> lane) { return std::make_shared<LaneReader>(std::move(lane)); });
+    nb::class_<LaneReader>(module, "LaneReader")
+        .def("feed", &LaneReader::feed, "data"_a)
+        .def("release", &LaneReader::release);
+}

@@ -1,0 +1,64 @@
+#include "outlet.h"
+
+#include <sys/socket.h>
+
+#include <charconv>
+#include <chrono>
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0  // macOS; Python ignores SIGPIPE
+#endif
+
+namespace segue {
+namespace {
+
+double now_s() {
+    // The clock of Python's time.monotonic().
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+Outlet::Outlet(int socket, nb::object write, nb::object num_waiting)
+    : is_full(false), written_time(now_s()), socket_(socket), write_(std::move(write)),
+      num_waiting_(std::move(num_waiting)) {}
+
+void Outlet::flush() {
+    if (body_.empty()) return;  // an empty chunk would end the response
+    if (is_closed_) return body_.clear();
+    char size[20];
+    chunk_.assign(size, std::to_chars(size, size + sizeof(size), body_.size(), 16).ptr);
+    chunk_ += "\r\n", chunk_ += body_, chunk_ += "\r\n";
+    body_.clear();
+    written_time = now_s();
+    size_t num_sent = 0;
+    if (socket_ >= 0 && nb::cast<size_t>(num_waiting_()) == 0) {
+        const ssize_t result = send(socket_, chunk_.data(), chunk_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (result > 0) num_sent = static_cast<size_t>(result);  // of an error the transport will tell
+    }
+    if (num_sent < chunk_.size()) write_(nb::bytes(chunk_.data() + num_sent, chunk_.size() - num_sent));
+}
+
+void Outlet::close() {
+    is_closed_ = true;
+    is_full = false;
+    socket_ = -1;
+    write_ = num_waiting_ = nb::object();  // they hold the connection, which holds this
+}
+
+void bind_outlet(nb::module_& module) {
+    nb::class_<Outlet>(module, "Outlet")
+        .def(nb::init<int, nb::object, nb::object>(), "socket"_a, "write"_a, "num_waiting"_a)
+        .def_rw("is_full", &Outlet::is_full)
+        .def_rw("written_time", &Outlet::written_time)
+        .def("write", [](Outlet& outlet, const nb::bytes& body) {
+            outlet.add({body.c_str(), body.size()});
+            outlet.flush();
+        }, "body"_a)
+        .def("close", &Outlet::close);
+}
+
+}  // namespace segue
