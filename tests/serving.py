@@ -16,7 +16,7 @@ from segue.core.batch import ScheduledSequence
 from segue.core.config import ServeConfig
 from segue.core.output import EngineInfo, EngineStep, FinishReason, RequestOutput, StepStats, TokenOutput
 from segue.core.request import Request
-from segue.engine.handle import RequestStream, StepCallback, Streams
+from segue.engine.handle import Lane, RequestStream, StepCallback, Streams
 from segue.server.app import build_app
 from segue.server.state import ServedModel
 from segue.text.chat_template import ChatTemplate
@@ -75,12 +75,16 @@ class ScriptedEngine:
         self.script = script or says("")
         self.gate = asyncio.Event()
         self.gate.set()
+        self.lane: Lane | None = None
         self._streams = Streams()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def on_step(self) -> list[StepCallback]:
         return self._streams.on_step
+
+    def settle(self) -> None:
+        """Nothing is kept back here."""
 
     def next_request_id(self) -> int:
         return self._streams.next_request_id()
