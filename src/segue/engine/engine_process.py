@@ -20,12 +20,9 @@ from segue.engine.router_limits import narrow
 
 __all__ = ["run_engine_loop"]
 
-GATHER_S = 0.004
-GATHER_STREAM_S = 0.00025
-MOST_GATHER_S = 0.010
-"""Steps that follow each other faster than ``GATHER_S``, and so much more for each further stream, are sent together,
-but for the first and last of a request: a message wakes the server, which takes the processor from the engine's threads
-for longer than a token of a small model takes, and the longer the more connections it writes to."""
+GATHER_S = 0.010
+"""Steps that follow each other faster are sent together, but for the first and last of a request: a message wakes the
+server and the kernel's part of a connection, which take the processor from the engine's threads for 0.1 ms and more."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +58,7 @@ class _EngineLoop:
         self._servers: dict[Peer, set[int]] = {}
         self._stats = StepStats()
         self._unsent: list[tuple[Peer, EngineStep]] = []
-        """They wait for others, for ``MOST_GATHER_S`` and a step."""
+        """They wait for others, for ``GATHER_S`` and a step."""
         self._flushed_time = 0.0
         self._must_stop = False
         self._wake_reader, self._wake_writer = sockets.socketpair()
@@ -190,8 +187,7 @@ class _EngineLoop:
             if request_id in self._owners:  # else refused, and aborted before the refusal could be told
                 self._forget(request_id)
         now = time.monotonic()
-        gather_s = min(MOST_GATHER_S, GATHER_S + GATHER_STREAM_S * (len(step.outputs) - 1))
-        if is_urgent or ended or now - self._flushed_time >= gather_s:
+        if is_urgent or ended or now - self._flushed_time >= GATHER_S:
             self._flush()
             self._flushed_time = now
 

@@ -148,8 +148,8 @@ void Program::run(const Inputs& inputs) {
     std::vector<Tile> tiles = tiles_of(inputs);
     reserve(tiles);
     if (profiling) times_.resize(steps_.size());
-    Team::get().run([&](const Slice& slice) {
-        for (const Tile& tile : tiles) run_tile(inputs, tile, slice);
+    Team::get().run_turns([&](Turns& turns) {
+        for (const Tile& tile : tiles) run_tile(inputs, tile, turns);
     });
 }
 
@@ -260,13 +260,15 @@ struct Program::Execution {
     }
 };
 
-void Program::run_tile(const Inputs& inputs, const Tile& tile, const Slice& slice) {
-    if (!tile.narrowed) return run_steps(inputs, tile, slice, 0, steps_.size());
-    run_steps(inputs, tile, slice, 0, narrowed_at_);
+void Program::run_tile(const Inputs& inputs, const Tile& tile, Turns& turns) {
+    if (!tile.narrowed) return run_steps(inputs, tile, turns, 0, steps_.size());
+    run_steps(inputs, tile, turns, 0, narrowed_at_);
     if (tile.narrowed->rows == 0) return;
-    if (slice.index == 0) keep_wanted(tile);
-    slice.barrier();
-    run_steps(inputs, *tile.narrowed, slice, narrowed_at_, steps_.size());
+    if (const Slice* slice = turns.next()) {
+        if (slice->index == 0) keep_wanted(tile);
+        slice->barrier();
+    }
+    run_steps(inputs, *tile.narrowed, turns, narrowed_at_, steps_.size());
 }
 
 // Moves the wanted rows to the front.
@@ -281,14 +283,15 @@ void Program::keep_wanted(const Tile& tile) const {
     }
 }
 
-void Program::run_steps(const Inputs& inputs, const Tile& tile, const Slice& slice, size_t begin, size_t end) {
+void Program::run_steps(const Inputs& inputs, const Tile& tile, Turns& turns, size_t begin, size_t end) {
     using Clock = std::chrono::steady_clock;
-    Execution execute{*this, inputs, tile, slice};
     Clock::time_point before = profiling ? Clock::now() : Clock::time_point();
     for (size_t i = begin; i < end; ++i) {
-        std::visit(execute, steps_[i]);
-        slice.barrier();
-        if (profiling && slice.index == 0) {
+        const Slice* slice = turns.next();
+        if (slice == nullptr) continue;
+        std::visit(Execution{*this, inputs, tile, *slice}, steps_[i]);
+        slice->barrier();
+        if (profiling && slice->index == 0) {
             Clock::time_point now = Clock::now();
             times_[i] += std::chrono::duration<double>(now - before).count();
             before = now;

@@ -15,6 +15,8 @@
 
 namespace segue {
 
+class Turns;
+
 // Columns of a buffer from `column` on.
 struct Place {
     int32_t buffer;
@@ -134,8 +136,8 @@ class Program {
     std::vector<Tile> tiles_of(const Inputs& inputs) const;
     void reserve(const std::vector<Tile>& tiles);
     size_t scratch_bytes(const Tile& tile) const;
-    void run_tile(const Inputs& inputs, const Tile& tile, const Slice& slice);
-    void run_steps(const Inputs& inputs, const Tile& tile, const Slice& slice, size_t begin, size_t end);
+    void run_tile(const Inputs& inputs, const Tile& tile, Turns& turns);
+    void run_steps(const Inputs& inputs, const Tile& tile, Turns& turns, size_t begin, size_t end);
     void keep_wanted(const Tile& tile) const;
 
     std::vector<Step> steps_;

@@ -14,6 +14,8 @@ namespace {
 constexpr int spins_before_sleep = 20000;
 // A partner that has lost its processor will not come by spinning: give this one up now and then.
 constexpr int spins_before_yield = 4000;
+// About 1 us: workers that run answer in less.
+constexpr int spins_before_alone = 400;
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -87,6 +89,21 @@ void Slice::barrier() const {
     if (team != nullptr) team->barrier();
 }
 
+Turns::Turns(Team& team, int index, uint64_t first)
+    : team_(team), first_(first), is_joined_(index > 0), together_(team.slice(index)) {
+    if (is_joined_ || together_.team == nullptr) return;
+    for (int spins = 0; spins < spins_before_alone && !team_.all_are_ready(); ++spins) relax();
+}
+
+const Slice* Turns::next() {
+    const uint64_t turn = turn_++;
+    if (is_joined_) return turn < first_ ? nullptr : &together_;
+    if (together_.team == nullptr || !team_.all_are_ready()) return &alone_;
+    team_.let_join(turn);
+    first_ = turn, is_joined_ = true;
+    return &together_;
+}
+
 Team& Team::get() {
     static Team* team = new Team(1);  // never destroyed: its threads may outlive static destructors
     return *team;
@@ -108,6 +125,7 @@ void Team::start(int size, bool pinned) {
     uint64_t seen = generation_.load(std::memory_order_relaxed);
     bool enough = static_cast<int>(processors.size()) >= size;
     shares_.reset(new Share[static_cast<size_t>(size)]);
+    ready_.reset(new Ready[static_cast<size_t>(size)]);
     bound_.clear();
     for (int i = 1; i < size; ++i) {
         int processor = enough ? processors[processors.size() - static_cast<size_t>(i)] : -1;
@@ -117,50 +135,73 @@ void Team::start(int size, bool pinned) {
 }
 
 void Team::stop() {
-    {
-        std::lock_guard<std::mutex> lock(sleep_);
-        stopping_ = true;
-        generation_.fetch_add(1, std::memory_order_release);
-    }
-    wake_.notify_all();
+    stopping_ = true;
+    generation_.fetch_add(1, std::memory_order_seq_cst);
+    let_join(0);
     for (std::thread& worker : workers_) worker.join();
     workers_.clear();
 }
 
-void Team::run_erased(Erased function, const void* body) {
+bool Team::all_are_ready() const {
+    const uint64_t now = generation_.load(std::memory_order_relaxed);
+    for (int i = 1; i < size(); ++i)
+        if (ready_[static_cast<size_t>(i)].generation.load(std::memory_order_acquire) != now) return false;
+    return true;
+}
+
+// The workers of this generation begin, those that are ready now and those that come later.
+void Team::let_join(uint64_t turn) {
+    has_joined_ = true;
+    joined_.store(generation_.load(std::memory_order_relaxed) << turn_bits | turn, std::memory_order_seq_cst);
+    wake_sleepers();
+}
+
+void Team::wake_sleepers() {
+    if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
+    std::lock_guard<std::mutex> lock(sleep_);
+    wake_.notify_all();
+}
+
+void Team::run_erased(Erased function, const void* body, bool waits_for_all) {
     std::lock_guard<std::mutex> turn(turn_);
-    if (workers_.empty()) {
-        function(body, Slice{});
-        return;
-    }
+    if (workers_.empty()) return function(body, *this, 0, 0);
     KeptOff kept(bound_);
     function_ = function;
     body_ = body;
+    has_joined_ = false;
     generation_.fetch_add(1, std::memory_order_seq_cst);
-    if (sleepers_.load(std::memory_order_seq_cst) != 0) {
-        std::lock_guard<std::mutex> lock(sleep_);
-        wake_.notify_all();
-    }
-    function(body, Slice{0, size(), this, shares_.get()});
-    barrier();
+    if (waits_for_all)
+        let_join(0);
+    else
+        wake_sleepers();
+    function(body, *this, 0, 0);
+    if (has_joined_) barrier();
 }
 
-void Team::work(int index, int processor, uint64_t seen) {
+void Team::work(int index, int processor, uint64_t done) {
     if (processor >= 0) bind_to(processor);
-    for (uint64_t now;; seen = now) {
-        int spins = 0;
-        while ((now = generation_.load(std::memory_order_acquire)) == seen) {
-            relax();
-            if (++spins < spins_before_sleep) continue;
-            std::unique_lock<std::mutex> lock(sleep_);
-            sleepers_.fetch_add(1, std::memory_order_seq_cst);
-            wake_.wait(lock, [&] { return generation_.load(std::memory_order_seq_cst) != seen; });
-            sleepers_.fetch_sub(1, std::memory_order_seq_cst);
-            spins = 0;
+    std::atomic<uint64_t>& ready = ready_[static_cast<size_t>(index)].generation;
+    // `function_` and `body_` are there from the moment in which all may join until this thread is done.
+    const auto may_join = [&](uint64_t now) {
+        return now != done && joined_.load(std::memory_order_seq_cst) >> turn_bits == now;
+    };
+    for (int spins = 0;;) {
+        const uint64_t now = generation_.load(std::memory_order_acquire);
+        if (ready.load(std::memory_order_relaxed) != now) ready.store(now, std::memory_order_release), spins = 0;
+        if (may_join(now)) {
+            if (stopping_) return;
+            function_(body_, *this, index, joined_.load(std::memory_order_relaxed) & ((uint64_t{1} << turn_bits) - 1));
+            done = now, spins = 0;
+            barrier();
+            continue;
         }
-        if (stopping_) return;
-        function_(body_, Slice{index, size(), this, shares_.get()});
-        barrier();
+        relax();
+        if (++spins < spins_before_sleep) continue;
+        std::unique_lock<std::mutex> lock(sleep_);
+        sleepers_.fetch_add(1, std::memory_order_seq_cst);
+        wake_.wait(lock, [&] { return generation_.load(std::memory_order_seq_cst) != now || may_join(now); });
+        sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+        spins = 0;
     }
 }
 

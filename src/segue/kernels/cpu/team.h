@@ -14,6 +14,26 @@
 
 namespace segue {
 
+class Team;
+
+// One thread's way through the turns of a region, each a piece of work with a barrier behind it. The caller begins alone
+// and goes on alone, without barriers, until all workers are there: one whose processor another process has taken is not
+// waited for. From then on all take part in each turn.
+class Turns {
+  public:
+    // Of thread `index`; workers join at turn `first`.
+    Turns(Team& team, int index, uint64_t first);
+
+    // This thread's slice of the next turn, null where it is the caller's alone. Every thread asks once a turn.
+    const Slice* next();
+
+  private:
+    Team& team_;
+    uint64_t turn_ = 0, first_;
+    bool is_joined_;  // by the caller's count, or this is a worker
+    Slice alone_, together_;
+};
+
 class Team {
   public:
     // One for the process; the first call after `resize` starts its threads. Not to be used after a fork.
@@ -33,15 +53,36 @@ class Team {
     // Runs `body(slice)` on every thread; returns when all are done. One call at a time; others wait for their turn.
     template <class Body>
     void run(const Body& body) {
-        run_erased([](const void* given, const Slice& slice) { (*static_cast<const Body*>(given))(slice); }, &body);
+        run_erased([](const void* given, Team& team, int index, uint64_t) {
+            (*static_cast<const Body*>(given))(team.slice(index));
+        }, &body, true);
+    }
+
+    // Runs `body(turns)` on every thread that comes in time, in any case on the caller's.
+    template <class Body>
+    void run_turns(const Body& body) {
+        run_erased([](const void* given, Team& team, int index, uint64_t first) {
+            Turns turns(team, index, first);
+            (*static_cast<const Body*>(given))(turns);
+        }, &body, false);
     }
 
     void barrier();
 
   private:
-    using Erased = void (*)(const void*, const Slice&);
+    friend class Turns;
+    using Erased = void (*)(const void* body, Team& team, int index, uint64_t first_turn);
 
-    void run_erased(Erased function, const void* body);
+    // The last generation that a worker has seen.
+    struct alignas(64) Ready {
+        std::atomic<uint64_t> generation{0};
+    };
+
+    Slice slice(int index) { return workers_.empty() ? Slice{} : Slice{index, size(), this, shares_.get()}; }
+    bool all_are_ready() const;
+    void let_join(uint64_t turn);
+    void wake_sleepers();
+    void run_erased(Erased function, const void* body, bool waits_for_all);
     void work(int index, int processor, uint64_t seen);
     void start(int size, bool pinned);
     void stop();
@@ -49,12 +90,17 @@ class Team {
     std::mutex turn_;  // held for the length of a call
     std::vector<std::thread> workers_;
     std::unique_ptr<Share[]> shares_;  // [size()]
+    std::unique_ptr<Ready[]> ready_;   // [size()], the caller's unused
     std::vector<int> bound_;  // the processors that workers are bound to
     Erased function_ = nullptr;
     const void* body_ = nullptr;
     bool stopping_ = false;
 
+    static constexpr int turn_bits = 24;
+
     alignas(64) std::atomic<uint64_t> generation_{0};  // grows with every call
+    std::atomic<uint64_t> joined_{0};  // generation << turn_bits | turn from which workers take part in it
+    bool has_joined_ = false;          // workers take part in the present call
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint64_t> phase_{0};  // grows with every barrier passed
     alignas(64) std::atomic<int> sleepers_{0};
