@@ -77,21 +77,20 @@ class TokenLane:
     """The streams of one server in the lane of its engine."""
 
     def __init__(self, lane: Lane, tokenizer: "Tokenizer") -> None:
-        from segue.server.native._lane import Pieces
+        from segue.server.native import _lane
 
+        self._native = _lane
         self._lane = lane
         self._texts = tokenizer.pieces
         self._special_ids = tokenizer.special_token_ids
-        self._pieces = Pieces(self._describe)
+        self._pieces = _lane.Pieces(self._describe)
 
     def way(self, request_id: int, event: TokenEvent, sink: object) -> "Way | None":
         """For the stream of a request. None where the sink leads to no connection of its own."""
         if self._texts is None or not isinstance(sink, Outlet):
             return None
-        from segue.server.native._lane import Pen, Template
-
-        template = Template(event)
-        return Way(self._lane, request_id, lambda index: Pen(self._pieces, template, sink, index))
+        template = self._native.Template(event)
+        return Way(self._lane, request_id, lambda number: self._native.Pen(self._pieces, template, sink, number))
 
     def _describe(self, token_id: int) -> tuple[bytes, bool] | None:
         text = self._texts[token_id] if self._texts is not None else None
