@@ -46,14 +46,15 @@ INFO = EngineInfo(
 )
 
 
-def byte_tokenizer(folder: Path) -> Tokenizer:
-    """Every byte is a token (``id_of``); ``<s>`` is put before a text, ``</s>`` is special too."""
+def byte_tokenizer(folder: Path, added: Sequence[AddedToken] = ()) -> Tokenizer:
+    """Every byte is a token (``id_of``); ``<s>`` is put before a text, ``</s>`` is special too. Last come ``added``."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {"<s>": BOS, "</s>": EOS} | {char: index + 2 for index, char in enumerate(alphabet)}
     backend = Backend(models.BPE(vocab=vocab, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
+    backend.add_tokens(list(added))
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
     folder.mkdir(exist_ok=True)
     backend.save(str(folder / "tokenizer.json"))

@@ -78,6 +78,7 @@ class RemoteEngine:
     async def close(self) -> None:
         """Give up all requests in flight and leave; the engine goes on."""
         self._is_ready.clear()
+        self.settle()
         self._fail_all("Server error: the server is shutting down")
         connecting = self._hang_up()
         if connecting is not None:
@@ -85,9 +86,9 @@ class RemoteEngine:
 
     def mark_dead(self, reason: str = "engine process ended unexpectedly") -> None:
         """The engine process is gone: fail what is in flight, be unhealthy until a new engine answers."""
+        self.settle()
         if self._is_ready.is_set():
             logger.error("The engine is lost: %s", reason)
-            self.settle()
             self._streams.deliver(EngineStep(outputs=(), stats=self._last_stats()))
         self._is_ready.clear()
         self._refusal = None

@@ -191,7 +191,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if self._writers:
-            self._writers.popleft()
+            self._writers.popleft().close()
         super().on_response_complete()
         if self._is_in_message and not self._is_in_head and not self.transport.is_closing():
             self._close_after(self._limits.linger_s)

@@ -7,6 +7,7 @@ lane again.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from msgspec.json import Encoder
@@ -81,17 +82,17 @@ class TokenLane:
 
         self._native = _lane
         self._lane = lane
-        self._texts = tokenizer.pieces
-        self._special_ids = tokenizer.special_token_ids
-        self._pieces = _lane.Pieces(self._describe)
+        self._has_texts = tokenizer.pieces is not None
+        self._pieces = _lane.Pieces(partial(_describe, tokenizer))
 
-    def way(self, request_id: int, event: TokenEvent, sink: object) -> "Way | None":
+    def way(self, request_id: int, event: TokenEvent, sink: object) -> Way | None:
         """For the stream of a request. None where the sink leads to no connection of its own."""
-        if self._texts is None or not isinstance(sink, Outlet):
+        if not self._has_texts or not isinstance(sink, Outlet):
             return None
         template = self._native.Template(event)
         return Way(self._lane, request_id, lambda number: self._native.Pen(self._pieces, template, sink, number))
 
-    def _describe(self, token_id: int) -> tuple[bytes, bool] | None:
-        text = self._texts[token_id] if self._texts is not None else None
-        return (_encode(text), token_id in self._special_ids) if isinstance(text, str) else None
+
+def _describe(tokenizer: "Tokenizer", token_id: int) -> tuple[bytes, bool] | None:
+    text = tokenizer.pieces[token_id] if tokenizer.pieces is not None else None
+    return (_encode(text), token_id in tokenizer.special_token_ids) if isinstance(text, str) else None

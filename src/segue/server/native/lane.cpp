@@ -68,17 +68,17 @@ class Lane {
     // another message. A stream with anything else than plain tokens in a step leaves the lane before it.
     std::string take(const uint8_t* begin, const uint8_t* end, bool* has_rest) {
         *has_rest = true;
-        std::string whole(reinterpret_cast<const char*>(begin), static_cast<size_t>(end - begin));
-        if (pens_.empty() || begin == end || *begin != step_tag_) return whole;
-        try {
-            return take_step(begin + 1, end, has_rest);
-        } catch (const Malformed&) {  // found before anything of it is written
-            return whole;
-        }
+        if (!pens_.empty() && begin != end && *begin == step_tag_) try {
+                return take_step(begin + 1, end, has_rest);
+            } catch (const Malformed&) {  // found before anything of it is written
+                pens_.clear();  // whoever has something in it has that first
+            }
+        return std::string(reinterpret_cast<const char*>(begin), static_cast<size_t>(end - begin));
     }
 
     void flush() {
-        for (const std::shared_ptr<Outlet>& outlet : touched_) try {
+        for (size_t i = 0; i < touched_.size(); ++i) try {  // what is called may come here again
+                const std::shared_ptr<Outlet> outlet = touched_[i];
                 outlet->flush();
             } catch (nb::python_error& error) {
                 error.discard_as_unraisable("a stream's connection");
@@ -95,6 +95,8 @@ class Lane {
         steps_.resize(std::max(steps_.size(), count));
         for (size_t i = 0; i < count; ++i) outputs_.push_back(read_output(&from, &steps_[i]));
         const uint8_t* stats = from.at();
+        from.skip();
+        if (!from.is_at_end()) throw Malformed();
         size_t num_left = 0;
         for (size_t i = 0; i < count; ++i)
             if (!write(outputs_[i], steps_[i])) outputs_[num_left++] = outputs_[i];
@@ -109,15 +111,16 @@ class Lane {
     bool write(const Output& output, const std::vector<Token>& tokens) {
         const auto found = pens_.find(output.request_id);
         if (found == pens_.end()) return false;
-        const std::shared_ptr<Outlet>& outlet = found->second->outlet();
+        const std::shared_ptr<Pen> pen = found->second;  // a text is asked for in Python, which may drop it
+        const std::shared_ptr<Outlet>& outlet = pen->outlet();
         const bool is_untouched = outlet->is_empty();
         bool is_written = false;
         try {
-            is_written = output.is_plain && found->second->write(tokens);
+            is_written = output.is_plain && pen->write(tokens);
         } catch (nb::python_error& error) {
             error.discard_as_unraisable("a token's text");
         }
-        if (!is_written) return pens_.erase(found), false;
+        if (!is_written) return pens_.erase(output.request_id), false;
         if (is_untouched) touched_.push_back(outlet);
         return true;
     }
@@ -143,8 +146,15 @@ class LaneReader {
             rest_.append(data.c_str(), data.size());
             begin = reinterpret_cast<const uint8_t*>(rest_.data()), end = begin + rest_.size();
         }
-        const uint8_t* at = read(begin, end);
-        rest_ = std::string(reinterpret_cast<const char*>(at), static_cast<size_t>(end - at));
+        const uint8_t* at = begin;
+        try {
+            at = read(begin, end);
+        } catch (...) {
+            lane_->flush();
+            throw;
+        }
+        if (rest_.empty()) rest_.assign(reinterpret_cast<const char*>(at), static_cast<size_t>(end - at));
+        else rest_.erase(0, static_cast<size_t>(at - begin));
         lane_->flush();
         return must_release_ ? release() : nb::list();
     }

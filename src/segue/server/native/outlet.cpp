@@ -1,9 +1,9 @@
 #include "outlet.h"
 
 #include <sys/socket.h>
+#include <time.h>
 
 #include <charconv>
-#include <chrono>
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -15,9 +15,17 @@ using nb::literals::operator""_a;
 namespace segue {
 namespace {
 
+// Of Python's time.monotonic().
+#ifdef __APPLE__
+constexpr clockid_t clock_id = CLOCK_UPTIME_RAW;
+#else
+constexpr clockid_t clock_id = CLOCK_MONOTONIC;
+#endif
+
 double now_s() {
-    // The clock of Python's time.monotonic().
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    timespec now;
+    clock_gettime(clock_id, &now);
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
 }  // namespace
@@ -39,7 +47,9 @@ void Outlet::flush() {
         const ssize_t result = send(socket_, chunk_.data(), chunk_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
         if (result > 0) num_sent = static_cast<size_t>(result);  // of an error the transport will tell
     }
-    if (num_sent < chunk_.size()) write_(nb::bytes(chunk_.data() + num_sent, chunk_.size() - num_sent));
+    if (num_sent == chunk_.size()) return;
+    const nb::object write = write_;  // this may be closed meanwhile
+    write(nb::bytes(chunk_.data() + num_sent, chunk_.size() - num_sent));
 }
 
 void Outlet::close() {

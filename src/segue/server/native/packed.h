@@ -20,12 +20,17 @@ class Packed {
 
     const uint8_t* at() const { return at_; }
 
+    bool is_at_end() const { return at_ == end_; }
+
     size_t array() {
         const uint8_t tag = byte();
-        if ((tag & 0xf0) == 0x90) return tag & 0x0f;
-        if (tag == 0xdc) return big_endian(2);
-        if (tag == 0xdd) return big_endian(4);
-        throw Malformed();
+        size_t size;
+        if ((tag & 0xf0) == 0x90) size = tag & 0x0f;
+        else if (tag == 0xdc) size = big_endian(2);
+        else if (tag == 0xdd) size = big_endian(4);
+        else throw Malformed();
+        require(size);  // no value takes less than a byte: nobody makes room for what cannot come
+        return size;
     }
 
     // Of a number that is not negative.

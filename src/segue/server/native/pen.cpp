@@ -27,7 +27,12 @@ void append_f32(double value, std::string* to) {
     if (!std::isfinite(rounded)) return to->append("null"), void();
     char text[32];
 #if defined(__cpp_lib_to_chars)
-    const std::string_view digits(text, static_cast<size_t>(std::to_chars(text, text + sizeof(text), rounded).ptr - text));
+    // Of whole numbers without an exponent, these are all digits.
+    const bool is_large = std::fabs(rounded) >= 0x1p24f;
+    char* const end = text + sizeof(text);
+    const auto written = is_large ? std::to_chars(text, end, rounded, std::chars_format::scientific)
+                                  : std::to_chars(text, end, rounded);
+    const std::string_view digits(text, static_cast<size_t>(written.ptr - text));
 #else  // GCC before 11
     int size = 0;
     for (int precision = 6; precision <= 9 && (size == 0 || std::strtof(text, nullptr) != rounded); ++precision)
