@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,8 +17,10 @@ from fakes import make_request, serve_fake_engine
 
 from segue.core.errors import ConfigError, EngineDeadError, GenerationError
 from segue.core.limits import RouterLimits
-from segue.core.output import RequestOutput, StepStats
+from segue.core.output import EngineStep, RequestOutput, StepStats
+from segue.engine.channel import FrameReader, Frames
 from segue.engine.handle import EngineHandle, RequestStream
+from segue.engine.ipc import decode
 from segue.engine.remote import RemoteEngine
 
 START_TIMEOUT_S = 60
@@ -339,3 +342,74 @@ async def test_an_engine_that_answers_is_not_silent(start: Start, remote: Remote
     await read(submit(remote, 1, num_tokens=2))
     assert not silence.done()
     silence.cancel()
+
+
+class HoldingLane:
+    """Takes every step, and gives them back when they are asked for."""
+
+    def __init__(self) -> None:
+        self.dropped: list[int] = []
+        self.num_cleared = 0
+        self.has_held = asyncio.Event()
+
+    def reader(self) -> Frames:
+        return HoldingReader(self.has_held)
+
+    def open(self, request_id: int, pen: Any) -> None:
+        raise AssertionError("nobody writes here")
+
+    def drop(self, request_id: int) -> None:
+        self.dropped.append(request_id)
+
+    def clear(self) -> None:
+        self.num_cleared += 1
+
+
+class HoldingReader(FrameReader):
+    def __init__(self, has_held: asyncio.Event) -> None:
+        super().__init__()
+        self._held: list[bytes] = []
+        self._has_held = has_held
+
+    def feed(self, data: bytes) -> list[bytes]:
+        frames = super().feed(data)
+        steps = [frame for frame in frames if isinstance(decode(frame), EngineStep)]
+        if steps:
+            self._held += steps
+            self._has_held.set()
+        return [frame for frame in frames if frame not in steps]
+
+    def release(self) -> list[bytes]:
+        held, self._held = self._held, []
+        return held
+
+
+@pytest.mark.parametrize("end", ["settle", "close", "mark_dead", "stop_engine"])
+async def test_steps_that_a_lane_holds_are_told_at_the_end(start: Start, endpoint: str, end: str) -> None:
+    lane = HoldingLane()
+    remote = RemoteEngine(endpoint, lane=lane)
+    process = start(**SLOW)
+    steps: list[StepStats] = []
+    remote.on_step.append(steps.append)
+    async with asyncio.timeout(START_TIMEOUT_S):
+        await remote.connect()
+        stream = submit(remote, 1, num_tokens=LONG)
+        await lane.has_held.wait()
+        assert steps == []
+        if end == "settle":
+            remote.settle()
+            assert (await anext(stream)).tokens[0].token_id == 2
+            assert lane.num_cleared == 0
+            await stream.aclose()
+            assert lane.dropped == [stream.request_id]
+        elif end == "stop_engine":
+            remote.stop_engine()
+            while process.is_alive() or lane.num_cleared == 0:  # noqa: ASYNC110 (its end has no event)
+                await asyncio.sleep(0.01)
+        elif end == "mark_dead":
+            remote.mark_dead()
+        if end != "settle":
+            await remote.close()
+            assert lane.num_cleared > 0
+    assert steps[0].num_prefill_sequences == 1
+    await remote.close()

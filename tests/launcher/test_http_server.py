@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from segue.core.config import ServeConfig
 from segue.launcher.http_server import HTTPServer
 from segue.launcher.limited_protocol import ConnectionLimits, allow_open_files
-from segue.server.sinks import EventSink
+from segue.server.sinks import BODY_WRITER, EventSink
 from segue.server.stream import EventStream
 
 OK = PlainTextResponse("ok")
@@ -189,6 +189,22 @@ async def test_events_of_a_client_that_left_while_it_did_not_read_are_cancelled(
         await is_full.wait()
         writer.transport.abort()
         await is_cancelled.wait()
+
+
+async def test_what_is_written_after_the_end_of_a_response_is_no_part_of_the_next() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        writer = scope["extensions"][BODY_WRITER]["writer"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        writer.write(b"ok")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        writer.write(b"late")
+
+    async with serving(PATIENT, app) as address:
+        last = GOOD.replace(b"host: a", b"host: a\r\nconnection: close")
+        replies = await answer(address, GOOD, GOOD, last)
+    assert [reply.split(b"\r\n\r\n", 1)[1] for reply in replies.split(b"HTTP/1.1 200 OK")[1:]] == [
+        b"2\r\nok\r\n0\r\n\r\n"
+    ] * 3
 
 
 async def test_a_client_that_does_not_read_for_too_long_is_dropped() -> None:
