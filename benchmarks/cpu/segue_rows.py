@@ -116,6 +116,13 @@ def measure(
     return found
 
 
+def name(given: argparse.Namespace) -> str:
+    """Ours, with what is not as usual."""
+    cache = None if given.kv_cache_dtype == "auto" else f"{given.kv_cache_dtype} cache"
+    unusual = [each for each in (given.checkpoint, cache) if each is not None]
+    return f"segue ({', '.join(unusual)})" if unusual else "segue"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", type=Path, required=True)
@@ -140,10 +147,9 @@ def main() -> None:
     streams = [int(number) for number in given.streams.split(",") if number]
     for workload, numbers in measure(engine, workloads, given.only.split(","), given.repeats, streams):
         row = {
-            "peer": "segue" if given.checkpoint is None else f"segue ({given.checkpoint})",
+            "peer": name(given),
             "model": given.model,
             "dtype": given.bits,
-            "kv_cache_dtype": given.kv_cache_dtype,
             "workload": workload,
             **{key: round(value, 2) for key, value in numbers.items()},
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
