@@ -100,7 +100,7 @@ const Slice* Turns::next() {
     if (is_joined_) return turn < first_ ? nullptr : &together_;
     if (together_.team == nullptr || !team_.all_are_ready()) return &alone_;
     team_.let_join(turn);
-    first_ = turn, is_joined_ = true;
+    is_joined_ = true;
     return &together_;
 }
 
