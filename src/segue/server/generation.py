@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -213,12 +213,7 @@ class Generation:
         written = None if self._way is None else self._way.leave()
         if written is None:
             return
-        texts, special_ids = self._tokenizer.pieces, self._special_ids
-        assert texts is not None
-        self.tokens += [
-            Token(token_id, cast("str", texts[token_id]), shortest_f32(logprob), token_id in special_ids)
-            for token_id, logprob in zip(written.ids, written.logprobs, strict=True)
-        ]
+        self.tokens += map(self._token, written.ids, written.logprobs)
         for num_tokens, num_steps in written.num_steps.items():
             self._server.metrics.skipped(num_tokens - 1, num_steps)
 
@@ -262,11 +257,11 @@ class Generation:
         self._server.metrics.skipped(len(output.tokens) - 1)
         tokens = []
         for given in output.tokens:
-            text = self._push(given.token_id)
-            tokens.append(Token(given.token_id, text, shortest_f32(given.logprob), given.token_id in self._special_ids))
+            token = self._token(given.token_id, given.logprob)
+            tokens.append(token)
             if self._has_top_tokens:
                 self.top_tokens.append(self._top_tokens(given))
-            if self._stops is not None and self._stops.push(text) is not None:
+            if self._stops is not None and self._stops.push(token.text) is not None:
                 self.finish_reason = FinishReason.STOP_SEQUENCE
                 break
         if len(tokens) == len(output.tokens) and output.finish_reason is not None:
@@ -276,6 +271,10 @@ class Generation:
             self._end_time = time.monotonic()
         self.tokens += tokens
         return tokens
+
+    def _token(self, token_id: int, logprob: float) -> Token:
+        """The next one."""
+        return Token(token_id, self._push(token_id), shortest_f32(logprob), token_id in self._special_ids)
 
     def _begin(self, output: RequestOutput) -> None:
         self._first_token_time = time.monotonic()
