@@ -332,16 +332,29 @@ async def streaming(server: Running, engine: EngineByHand, count: int = 1) -> As
             client.leave()
 
 
+@asynccontextmanager
+async def stage(
+    tokenizer: Tokenizer, endpoint: Path, count: int = 1, *, has_lane: bool = True
+) -> AsyncIterator[tuple[EngineByHand, Running, list[Client]]]:
+    """An engine by hand, a server of it, and clients as ``streaming`` has them."""
+    async with (
+        EngineByHand(endpoint) as engine,
+        serving(tokenizer, engine.endpoint, has_lane=has_lane) as server,
+        streaming(server, engine, count) as clients,
+    ):
+        yield engine, server, clients
+
+
 def test_the_tokens_and_the_metrics_are_the_same(
     tokenizer: Tokenizer, tmp_path: Path, run: Any, taken: list[int]
 ) -> None:
     """Of the same steps, some with several tokens, some with a part of a character."""
 
     async def metrics(has_lane: bool) -> tuple[dict[str, str], list[str]]:
-        async with (
-            EngineByHand(tmp_path / f"engine{has_lane}") as engine,
-            serving(tokenizer, engine.endpoint, has_lane=has_lane) as server,
-            streaming(server, engine, 2) as (first, second),
+        async with stage(tokenizer, tmp_path / f"engine{has_lane}", 2, has_lane=has_lane) as (
+            engine,
+            server,
+            (first, second),
         ):
             for number in range(150):
                 a, b = first.request, second.request
@@ -374,11 +387,7 @@ def test_metrics_while_tokens_come(tokenizer: Tokenizer, tmp_path: Path, run: An
     """Steps that the lane served whole are counted when somebody asks."""
 
     async def test() -> None:
-        async with (
-            EngineByHand(tmp_path / "engine") as engine,
-            serving(tokenizer, engine.endpoint) as server,
-            streaming(server, engine) as (client,),
-        ):
+        async with stage(tokenizer, tmp_path / "engine") as (engine, server, (client,)):
             for _ in range(10):
                 engine.step(output(client.request, *ids_of("a")))
             await client.read(10)
@@ -393,11 +402,7 @@ def test_a_client_that_does_not_read_loses_nothing(
     """It is out of the lane, and the one beside it does not notice."""
 
     async def test() -> None:
-        async with (
-            EngineByHand(tmp_path / "engine") as engine,
-            serving(tokenizer, engine.endpoint) as server,
-            streaming(server, engine, 2) as (slow, quick),
-        ):
+        async with stage(tokenizer, tmp_path / "engine", 2) as (engine, server, (slow, quick)):
             num_tokens = 1
             while len(server.lane) == 2 or num_tokens < 100:
                 engine.step(output(slow.request, LONG), output(quick.request, id_of(ord("q"))))
@@ -426,11 +431,7 @@ def test_a_client_that_does_not_read_loses_nothing(
 
 def test_H10_a_client_that_leaves_in_the_middle(tokenizer: Tokenizer, tmp_path: Path, run: Any) -> None:
     async def test() -> None:
-        async with (
-            EngineByHand(tmp_path / "engine") as engine,
-            serving(tokenizer, engine.endpoint) as server,
-            streaming(server, engine, 2) as (leaving, staying),
-        ):
+        async with stage(tokenizer, tmp_path / "engine", 2) as (engine, server, (leaving, staying)):
             engine.step(output(leaving.request, *ids_of("a")), output(staying.request, *ids_of("b")))
             await asyncio.gather(leaving.read(1), staying.read(1))
             assert len(server.lane) == 2
@@ -449,11 +450,7 @@ def test_H10_a_client_that_leaves_in_the_middle(tokenizer: Tokenizer, tmp_path: 
 
 def test_an_engine_that_dies_in_the_middle(tokenizer: Tokenizer, tmp_path: Path, run: Any) -> None:
     async def test() -> None:
-        async with (
-            EngineByHand(tmp_path / "engine") as engine,
-            serving(tokenizer, engine.endpoint) as server,
-            streaming(server, engine, 2) as clients,
-        ):
+        async with stage(tokenizer, tmp_path / "engine", 2) as (engine, server, clients):
             engine.send(*(a_step(*(output(client.request, *ids_of("a")) for client in clients)) for _ in range(5)))
             engine.die()
             for client in clients:
@@ -473,11 +470,7 @@ def test_an_engine_that_dies_in_the_middle(tokenizer: Tokenizer, tmp_path: Path,
 
 def test_a_stream_that_fails_in_the_middle(tokenizer: Tokenizer, tmp_path: Path, run: Any) -> None:
     async def test() -> None:
-        async with (
-            EngineByHand(tmp_path / "engine") as engine,
-            serving(tokenizer, engine.endpoint) as server,
-            streaming(server, engine, 2) as (failing, other),
-        ):
+        async with stage(tokenizer, tmp_path / "engine", 2) as (engine, server, (failing, other)):
             engine.send(
                 a_step(output(failing.request, *ids_of("a")), output(other.request, *ids_of("b"))),
                 a_step(
