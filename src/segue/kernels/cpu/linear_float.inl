@@ -136,13 +136,6 @@ struct BlockTile {
     }
 };
 
-// Blocks of nearly equal size: while one is multiplied, as much as itself is asked for ahead. With the last block a
-// third of the others, 16 rows of 256 inputs took 1.2 times as long (Zen 5).
-static inline int64_t even_block(int64_t inputs) {
-    const int64_t blocks = (inputs + block_inputs - 1) / block_inputs;
-    return ((inputs + blocks - 1) / blocks + 7) / 8 * 8;
-}
-
 // x [rows][k] as Blocks wants it; rows and inputs beyond the last are zeros. Each slice does a part of inputs.
 static void transpose_into_tiles(
     const Linear& weight, const LinearCall& call, Blocks blocks, Tiles tiles, const Slice& slice, float* to) {
@@ -182,7 +175,7 @@ static void run_float(const Linear& weight, const LinearCall& call, const Slice&
     if (call.rows <= 0) return;
     const Tiles tiles = tiles_of(call.rows);
     const int64_t inputs = Panel::padded(weight.k);
-    const Blocks blocks{inputs, reads_once(tiles) ? inputs : even_block(inputs)};
+    const Blocks blocks{inputs, reads_once(tiles) ? inputs : even_block(inputs, block_inputs)};
     const float* x = call.x;
     if (call.rows > 1 || inputs != weight.k || weight.permutation) {
         float* transposed = reinterpret_cast<float*>(call.scratch);

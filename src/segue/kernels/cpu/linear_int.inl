@@ -240,7 +240,9 @@ static void expand4(const std::byte* from, int64_t words, std::byte* to) {
 static inline Blocks int_blocks(const Linear& weight, Tiles tiles) {
     const int64_t steps = steps_of(weight.k), group = weight.group / 4;
     if (reads_once(tiles)) return {steps, steps};
-    return {steps, group < block_steps ? block_steps / group * group : block_steps};
+    const int64_t even = even_block(steps, block_steps), most = even + group - 1;
+    if (group >= even) return {steps, even};
+    return {steps, (most < block_steps ? most : block_steps) / group * group};
 }
 
 // The bytes of a panel's step.

@@ -54,6 +54,13 @@ struct Blocks {
     }
 };
 
+// Blocks of nearly equal size: while one is multiplied, as much as itself is asked for ahead. With the last block a
+// third of the others, 16 rows of 256 inputs took 1.2 times as long (Zen 5).
+static inline int64_t even_block(int64_t inputs, int64_t most) {
+    const int64_t blocks = (inputs + most - 1) / most;
+    return ((inputs + blocks - 1) / blocks + 7) / 8 * 8;
+}
+
 // Lines to ask for while a tile is multiplied, one or two an input: the panel's next block, or what a panel that is read
 // once holds a few inputs further on.
 struct Ahead {
