@@ -45,12 +45,14 @@ class FakeRunner:
         fails: Callable[[ScheduledSequence], bool] | None = None,
         spoils: Callable[[ScheduledSequence], bool] | None = None,
         num_tokens: int = 1,
+        most_steps: Callable[[], int] = lambda: 1,
         guess: Callable[[ScheduledSequence, int], int] | None = None,
     ) -> None:
         """``next_token``: a function, or the output tokens of every sequence, of which the last is repeated."""
         self.block_size = block_size
         self.vocab_size = vocab_size
         self.num_tokens = num_tokens
+        self.most_steps = most_steps
         self._guess = guess
         self.batches: list[ScheduledBatch] = []
         """Every batch whose execution began, the failed ones too."""
@@ -62,6 +64,24 @@ class FakeRunner:
         self._states: dict[int, list[int]] = {}
 
     def execute(self, batch: ScheduledBatch) -> StepOutput:
+        """Of a batch that may take several steps, as many as ``most_steps`` allows."""
+        output = self._execute(batch)
+        num_steps = min(batch.max_steps, self.most_steps())
+        tokens = output.tokens
+        for number in range(1, num_steps):
+            last = [each[-1].token_id for each in tokens.values()]
+            if output.errors or not batch.stop_token_ids.isdisjoint(last):
+                break
+            going_on = [_gone_on(s, tokens[s.seq_id][-1].token_id) for s in batch.sequences]
+            batch = replace(batch, sequences=going_on, max_steps=batch.max_steps - 1)
+            more = self._execute(batch)
+            if more.errors:  # found again by the next step, which begins with this one
+                break
+            tokens = {seq_id: each + more.tokens[seq_id] for seq_id, each in tokens.items()}
+            output = replace(output, tokens=tokens, num_steps=number + 1)
+        return output
+
+    def _execute(self, batch: ScheduledBatch) -> StepOutput:
         self.batches.append(batch)
         self._check_shape(batch)
         batch = self._with_guesses(batch)
@@ -100,7 +120,10 @@ class FakeRunner:
             assert list(s.token_ids[:certain]) == list(s.history[s.num_computed_tokens : end])
             assert s.needs_token == (end - s.num_draft_tokens == len(s.history))
             assert not s.num_draft_slots or (s.needs_token and not s.num_draft_tokens)
-            assert len(s.block_table) * self.block_size >= end + s.num_draft_slots
+            assert len(s.block_table) * self.block_size >= end + s.num_draft_slots + batch.max_steps - 1
+        if batch.max_steps > 1:
+            assert batch.num_decode_sequences == len(sequences)
+            assert all(s.needs_token and s.sampling.is_plain and not s.num_draft_tokens for s in sequences)
 
     def _with_guesses(self, batch: ScheduledBatch) -> ScheduledBatch:
         if not any(s.num_draft_slots for s in batch.sequences):
@@ -190,6 +213,13 @@ class FakeRunner:
             position = len(s.history) - s.num_prompt_tokens + i
             return self._script[min(position, len(self._script) - 1)]
         return _token_of(state, self.vocab_size)
+
+
+def _gone_on(s: ScheduledSequence, token_id: int) -> ScheduledSequence:
+    """The step after."""
+    return replace(
+        s, token_ids=[token_id], num_computed_tokens=s.num_computed_tokens + 1, history=[*s.history, token_id]
+    )
 
 
 def _drafts(s: ScheduledSequence) -> list[int]:

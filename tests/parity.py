@@ -49,12 +49,17 @@ class Recorder:
         self.greedy_step, self.runner.greedy_step = self.runner.greedy_step, None
 
     def execute(self, batch: Any) -> Any:
+        if batch.max_steps > 1:
+            self.runner.greedy_step = self.greedy_step
+            output = self.runner.execute(batch)
+            self.runner.greedy_step = None
+            return output
         output = self.runner.execute(batch)
         if self.greedy_step is None or output.errors:
             return output
-        greedy = self.greedy_step.run(batch.sequences)
+        greedy = self.greedy_step.run(batch)
         if greedy is not None:
-            for sequence, token in zip(batch.sequences, greedy[0], strict=True):
+            for sequence, (token,) in zip(batch.sequences, greedy[0], strict=True):
                 (expected,) = output.tokens[sequence.seq_id]
                 assert token.token_id == expected.token_id
                 assert abs(token.logprob - expected.logprob) < 1e-5
@@ -164,8 +169,12 @@ class Served:
         speculate: int = 0,
         draft: Path | None = None,
         kv_cache_dtype: str = "auto",
+        runs_ahead: bool = False,
     ) -> None:
-        """``draft``: folder of a model that guesses; else past tokens are looked up."""
+        """``draft``: folder of a model that guesses; else past tokens are looked up.
+
+        ``runs_ahead``: several steps at a time, where the runner can do that.
+        """
         runner, self.facts = build_runner(
             RunnerConfig(
                 model_folder=folder,
@@ -179,6 +188,7 @@ class Served:
         )
         if device == "cpu" and cpu.is_available() and '"dynamic"' not in (folder / "config.json").read_text("utf-8"):
             assert isinstance(runner.model, NativeModel) or not runner.model.is_recordable, "no native program"
+        self.runs_ahead = runs_ahead and runner.can_run_ahead
         self.recorder = Recorder(runner)
         self.engine = Engine(
             EngineConfig(
@@ -189,6 +199,7 @@ class Served:
                 long_prompt_boundary=self.facts.long_prompt_boundary,
                 num_speculative_tokens=speculate,
                 has_draft_model=draft is not None,
+                run_ahead_s=60.0 if self.runs_ahead else 0.0,
             ),
             self.recorder,
         )
@@ -198,6 +209,7 @@ class Served:
         self.num_drafts = 0
         self.num_accepted = 0
         self.num_steps = 0
+        self.num_steps_ahead = 0
 
     def generate(self, prompts: Seq[Seq[int]], max_new_tokens: Seq[int] | None = None) -> list[list[int]]:
         ids = {self.next_id + i: i for i in range(len(prompts))}
@@ -213,6 +225,7 @@ class Served:
                 continue
             self.engine.scheduler.check_invariants()
             self.num_steps += 1
+            self.num_steps_ahead += step.stats.num_steps - 1
             self.num_preemptions += step.stats.num_preemptions
             self.num_drafts += step.stats.num_draft_tokens
             self.num_accepted += step.stats.num_accepted_tokens
@@ -289,11 +302,13 @@ def _check_mixed_batch(
     assert served.generate(prompts) == expected, "from a warm cache"
     assert served.num_cached_tokens > warm, "the second run found nothing in the cache"
 
-    chunked = Served(folder, budget=7, **options)
+    chunked = Served(folder, budget=7, runs_ahead=True, **options)
     assert chunked.generate(prompts + others, lens)[:count] == expected, "in prefill chunks of 7"
+    if chunked.runs_ahead and not options["speculate"]:
+        assert chunked.num_steps_ahead > 0, "one step at a time"
 
     longest = max(len(p) for p in prompts + others) + NUM_NEW_TOKENS
-    tight = Served(folder, num_blocks=2 * -(-2 * longest // BLOCK_SIZE), **options)
+    tight = Served(folder, num_blocks=2 * -(-2 * longest // BLOCK_SIZE), runs_ahead=True, **options)
     assert tight.generate(prompts + others, lens)[:count] == expected, "with preemption"
     assert tight.num_preemptions > 0, "memory was not tight enough to preempt anything"
     for each in (served, chunked, tight):

@@ -116,9 +116,12 @@ class ScriptedEngine:
 
 
 def outputs(
-    request: Request, ids: Sequence[int], *, logprob: float = -0.5, tokens_a_step: int = 1
+    request: Request, ids: Sequence[int], *, logprob: float = -0.5, tokens_a_step: int = 1, one_a_step: bool = False
 ) -> Iterator[RequestOutput]:
-    """What an engine gives for ``ids``: until EOS among them, ``max_new_tokens``, or for ever if they run out."""
+    """What an engine gives for ``ids``: until EOS among them, ``max_new_tokens``, or for ever if they run out.
+
+    ``one_a_step``: those of ``tokens_a_step`` come of as many steps together.
+    """
     limit = request.stop.max_new_tokens
     ids = list(ids)[:limit]
     num_top = request.sampling.top_n_tokens
@@ -136,6 +139,7 @@ def outputs(
             finish_reason=reason,
             prompt_logprobs=(None, *(-1.0 for _ in prompt[1:])) if wants_prompt else None,
             scheduled_time=time.monotonic() if is_first else None,
+            num_steps=len(chunk) if one_a_step else 1,
         )
 
 

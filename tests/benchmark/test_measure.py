@@ -23,7 +23,7 @@ class SteppedEngine:
 
     def __init__(self, **config: Any) -> None:
         engine_config = EngineConfig(num_blocks=400, block_size=4, **config)
-        self._engine = Engine(engine_config, FakeRunner(block_size=4))
+        self._engine = Engine(engine_config, FakeRunner(block_size=4, most_steps=lambda: 3))
         self._streams = Streams()
         self.info: EngineInfo = engine_info(engine_config)
         self.requests: list[Request] = []
@@ -73,6 +73,13 @@ async def test_B3_runs_of_each_batch_size() -> None:
     assert all(run.prefill_s > 0 and min(run.decode_s) > 0 for each in runs.values() for run in each)
     assert len(engine.requests) == 3 * 1 + 3 * 3
     assert {request.prompt_token_ids for request in engine.requests} == {(5, 6, 7, 5, 6, 7, 5)}
+
+
+async def test_B3_steps_that_come_as_one_count_each() -> None:
+    engine = SteppedEngine(run_ahead_s=1000.0)
+    runs = await measure(engine, batch_size=(2,), runs=1, warmups=0, sequence_length=7, decode_length=9)
+    assert [step.num_steps for step in engine.steps if step.num_scheduled_tokens] == [1, 1, 3, 3, 1]
+    assert len(runs[2][0].decode_s) == 8
 
 
 async def test_B3_no_prompt_comes_from_a_cache() -> None:

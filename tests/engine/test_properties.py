@@ -28,6 +28,7 @@ class World:
     aborted: set[int] = field(default_factory=set)
     num_drafts: int = 0
     num_accepted: int = 0
+    num_steps_ahead: int = 0
 
     def __post_init__(self) -> None:
         self.random = rng = random.Random(self.seed)
@@ -45,13 +46,16 @@ class World:
             prefill_chunking=rng.random() < 0.75,
             waiting_served_ratio=rng.choice([0.0, 0.3, 1.2, 5.0]),
             max_waiting_tokens=rng.choice([0, 1, 20]),
+            run_ahead_s=rng.choice([0.0, 0.02, 60.0]),
         )
         self.max_sequences_without_failure = rng.choice([1, 2, 100, 100])
         self.spoil_rate = rng.choice([0.0, 0.0, 0.0, 0.01])
+        num_tokens = rng.choice([1, 1, 1, 2, 3])
         self.runner = FakeRunner(
             block_size=block_size,
             vocab_size=VOCAB_SIZE,
-            num_tokens=rng.choice([1, 1, 1, 2, 3]),
+            num_tokens=num_tokens,
+            most_steps=lambda: self.random.randint(1, 9) if num_tokens == 1 else 1,
             guess=self.guess,
             fails=self.fails,
             spoils=lambda s: self.random.random() < self.spoil_rate,
@@ -118,6 +122,7 @@ class World:
         self.engine.scheduler.check_invariants()
         self.num_drafts += step.stats.num_draft_tokens if step else 0
         self.num_accepted += step.stats.num_accepted_tokens if step else 0
+        self.num_steps_ahead += step.stats.num_steps - 1 if step else 0
         for output in step.outputs if step else ():
             assert not self.is_ended(output.request_id), "an output came after the last one"
             self.outputs[output.request_id].append(output)
@@ -196,11 +201,12 @@ def test_every_request_ends_once_with_its_own_tokens(first_seed: int) -> None:
 
 def test_the_worlds_are_not_tame() -> None:
     """What the property test claims to cover does happen in it."""
-    preemptions = cached = errors = encoder_hits = guessed = accepted = 0
+    preemptions = cached = errors = encoder_hits = guessed = accepted = ahead = 0
     for world in worlds(20, 0):
         world.run(num_requests=40)
         guessed += world.num_drafts
         accepted += world.num_accepted
+        ahead += world.num_steps_ahead
         errors += sum(bool(out and out[-1].error) for out in world.outputs.values())
         cached += sum(out[0].num_cached_tokens for out in world.outputs.values() if out)
         batches = world.runner.batches
@@ -211,4 +217,4 @@ def test_the_worlds_are_not_tame() -> None:
         )
         starts = [s.seq_id for batch in batches for s in batch.sequences if s.num_computed_tokens == 0]
         preemptions += len(starts) - len(set(starts))
-    assert min(preemptions, cached, errors, encoder_hits, accepted, guessed - accepted) > 20
+    assert min(preemptions, cached, errors, encoder_hits, accepted, guessed - accepted, ahead) > 20

@@ -1,14 +1,17 @@
 """Greedy steps leave to others what they cannot do. That they give the same, ``parity.py`` shows for every family."""
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from parity import BLOCK_SIZE, save_random_model
+from msgspec.structs import replace
+from parity import BLOCK_SIZE, recorded, save_random_model
 from transformers import LlamaConfig, T5Config
 
-from segue.core.batch import EncoderInput, ScheduledBatch, ScheduledSequence
+from segue.core.batch import EncoderInput, ScheduledBatch, ScheduledSequence, StepOutput
 from segue.core.request import SamplingParams
 from segue.runner.build import build_runner
 from segue.runner.config import RunnerConfig
@@ -40,8 +43,8 @@ def sequence(seq_id: int, token_ids: list[int], start: int = 0, **changes: Any) 
     return ScheduledSequence(seq_id=seq_id, token_ids=token_ids, num_computed_tokens=start, **given | changes)
 
 
-def batch_of(*sequences: ScheduledSequence) -> ScheduledBatch:
-    return ScheduledBatch(sequences=sequences, num_decode_sequences=0)
+def batch_of(*sequences: ScheduledSequence, **changes: Any) -> ScheduledBatch:
+    return ScheduledBatch(sequences=sequences, num_decode_sequences=0, **changes)
 
 
 def tokens_of(runner: ModelRunner, batch: ScheduledBatch) -> dict[int, int]:
@@ -55,10 +58,10 @@ def test_prompts_and_tokens_in_one_step(tmp_path: Path) -> None:
     tokens_of(runner, batch_of(sequence(1, [7, 8, 9, 10, 11, 12])))
     batch = batch_of(sequence(1, [13], 6), sequence(0, [3, 4, 5]), sequence(2, [30]))
     assert runner.greedy_step is not None
-    greedy = runner.greedy_step.run(batch.sequences)
+    greedy = runner.greedy_step.run(batch)
     assert greedy is not None
     runner.greedy_step = None
-    assert tokens_of(runner, batch) == {s: t.token_id for s, t in zip((1, 0, 2), greedy[0], strict=True)}
+    assert tokens_of(runner, batch) == {s: t.token_id for s, (t,) in zip((1, 0, 2), greedy[0], strict=True)}
 
 
 def test_an_encoder_runs_before(tmp_path: Path) -> None:
@@ -88,8 +91,8 @@ def test_one_sequence_that_wants_more_is_enough(other: dict[str, Any], tmp_path:
     runner = runner_of(LLAMA, tmp_path)
     assert runner.greedy_step is not None
     sequences = [sequence(0, [3, 4, 5]), sequence(1, [6, 7, 8], **other)]
-    assert runner.greedy_step.run(sequences) is None
-    assert runner.greedy_step.run(sequences[:1]) is not None
+    assert runner.greedy_step.run(batch_of(*sequences)) is None
+    assert runner.greedy_step.run(batch_of(sequences[0])) is not None
     assert runner.execute(batch_of(*sequences)).errors == {}
 
 
@@ -104,3 +107,104 @@ def test_a_sequence_without_finite_logits_fails_alone(tmp_path: Path) -> None:
     assert {seq_id: token.token_id for seq_id, (token,) in output.tokens.items()} == expected
     assert output.errors.keys() == {1}
     assert torch.isfinite(values).all()
+
+
+# Several steps
+
+
+NUM_STEPS = 9
+"""More than two blocks."""
+
+
+@dataclass
+class Ahead:
+    """Two sequences that go on by themselves, and what they give one step at a time."""
+
+    runner: ModelRunner
+    sequences: list[ScheduledSequence]
+    expected: list[list[int]]
+
+    def run(self, max_steps: int = NUM_STEPS, **changes: Any) -> StepOutput:
+        return self.runner.execute(batch_of(*self.sequences, max_steps=max_steps, **changes))
+
+    def gives(self, output: StepOutput, num_steps: int) -> bool:
+        tokens = [[token.token_id for token in output.tokens[s.seq_id]] for s in self.sequences]
+        return tokens == [each[:num_steps] for each in self.expected] and output.num_steps == num_steps
+
+    def first_new(self, i: int) -> int:
+        """The first step but one that gives sequence ``i`` a token that nobody had."""
+        had = [{token for tokens in self.expected for token in tokens[:step]} for step in range(NUM_STEPS)]
+        other = self.expected[1 - i]
+        steps = range(1, NUM_STEPS - 1)
+        return next(step for step in steps if self.expected[i][step] not in had[step] | {other[step]})
+
+
+@pytest.fixture(params=[LLAMA, T5], ids=["llama", "t5"])
+def ahead(request: pytest.FixtureRequest, tmp_path: Path) -> Ahead:
+    runner = runner_of(request.param, tmp_path)
+    encoders: list[EncoderInput | None] = [None, None]
+    if request.param is T5:
+        encoders = [EncoderInput(token_ids=[4, 5, 6], block_table=[20], run=True)]
+        encoders.append(EncoderInput(token_ids=[7, 8, 9, 10, 11], block_table=[22, 21], run=True))
+    prompts = [[7, 8, 9], [3, 4, 5, 6, 10]]
+    given = [sequence(i, prompt, encoder=encoders[i]) for i, prompt in enumerate(prompts)]
+    first = runner.execute(batch_of(*given))
+    texts = [[*prompt, first.tokens[i][0].token_id] for i, prompt in enumerate(prompts)]
+    encoders = [None if each is None else replace(each, run=False) for each in encoders]
+
+    def decode(i: int) -> ScheduledSequence:
+        return sequence(i, texts[i][-1:], len(texts[i]) - 1, encoder=encoders[i])
+
+    sequences = [decode(i) for i in range(2)]
+    for _ in range(NUM_STEPS):
+        output = runner.execute(batch_of(*[decode(i) for i in range(2)]))
+        assert output.num_steps == 1
+        for i, text in enumerate(texts):
+            text.append(output.tokens[i][0].token_id)
+    return Ahead(runner, sequences, [text[-NUM_STEPS:] for text in texts])
+
+
+def test_several_steps_give_what_single_ones_do(ahead: Ahead) -> None:
+    assert len({token for tokens in ahead.expected for token in tokens}) > 3, "it says too little to prove anything"
+    assert ahead.gives(ahead.run(), NUM_STEPS)
+    assert ahead.gives(ahead.run(4), 4)
+
+
+def test_a_stop_token_ends_the_steps(ahead: Ahead) -> None:
+    at = ahead.first_new(1)
+    stops = frozenset({ahead.expected[1][at], 1000})
+    assert ahead.gives(ahead.run(stop_token_ids=stops), at + 1)
+
+
+def test_news_end_the_steps(ahead: Ahead) -> None:
+    reader, writer = os.pipe()
+    try:
+        assert ahead.gives(ahead.run(news_file=reader), NUM_STEPS)
+        os.write(writer, b"!")
+        assert ahead.gives(ahead.run(news_file=reader), 1)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_step_without_finite_logits_is_left_to_the_next_call(ahead: Ahead) -> None:
+    """The weights give NaN for one token only, which comes later."""
+    at = ahead.first_new(0)
+    embedding = next(
+        p for name, p in recorded(ahead.runner.model).named_parameters() if "embed" in name or "shared" in name
+    )
+    with torch.no_grad():
+        kept = embedding[ahead.expected[0][at]].clone()
+        embedding[ahead.expected[0][at]] = torch.nan
+        assert ahead.gives(ahead.run(), at + 1)
+        embedding[ahead.expected[0][at]] = kept
+
+
+def test_several_steps_are_of_one_token_each(ahead: Ahead) -> None:
+    with pytest.raises(ValueError, match="several steps"):
+        ahead.runner.execute(batch_of(sequence(0, [3, 4]), max_steps=2))
+
+
+def test_slots_for_all_steps_are_needed(ahead: Ahead) -> None:
+    with pytest.raises(ValueError, match="block table is too short"):
+        ahead.run(100)

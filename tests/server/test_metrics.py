@@ -166,6 +166,21 @@ def test_a_steps_statistics() -> None:
         assert line in lines, line
 
 
+def test_steps_that_come_as_one_count_each() -> None:
+    metrics = Metrics(INFO)
+    stats = StepStats(num_steps=4, num_scheduled_tokens=8, num_decode_sequences=2, step_s=0.5, update_s=0.25)
+    metrics.on_step(stats)
+    lines = metrics.text().decode().splitlines()
+    for line in (
+        'tgi_batch_inference_count{method="decode"} 4',
+        'tgi_batch_inference_success{method="decode"} 4',
+        'tgi_batch_inference_duration_count{method="decode"} 4',
+        'tgi_batch_inference_duration_sum{method="decode"} 0.5',
+        'tgi_batch_filter_duration_sum{method="decode"} 0.25',
+    ):
+        assert line in lines, line
+
+
 def test_the_gauges_are_the_last_steps() -> None:
     metrics = Metrics(INFO)
     metrics.on_step(
@@ -224,6 +239,15 @@ async def test_M1_speculated_tokens(serve: Serve) -> None:
     assert await app.metric("tgi_request_skipped_tokens_sum") == 6
     assert await app.metric('tgi_request_skipped_tokens_bucket{le="2"}') == 0
     assert await app.metric('tgi_request_skipped_tokens_bucket{le="3"}') == 2
+
+
+@pytest.mark.parametrize("details", [False, True])
+async def test_M1_tokens_of_several_steps_were_not_speculated(serve: Serve, details: bool) -> None:
+    app = serve(script=says("hello!!", tokens_a_step=4, one_a_step=True))
+    parameters = {"details": details, "top_n_tokens": 1 if details else None}
+    await app.post("/generate", {"inputs": "abc", "parameters": parameters})
+    assert await app.metric("tgi_request_skipped_tokens_sum") == 0
+    assert await app.metric('tgi_request_skipped_tokens_bucket{le="0"}') == 8
 
 
 @pytest.mark.parametrize(

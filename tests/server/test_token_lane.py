@@ -189,11 +189,13 @@ def test_it_writes_what_the_dialect_renders(lane: Lane, rich_tokenizer: Tokenize
     expected, num_steps, sent = [], dict[int, int](), [Token(5, "first", -1.0, False)]
     while tokens:
         some = [tokens.pop(0) for _ in range(min(len(tokens), draw.randint(1, most_tokens)))]
-        lane.hear(step(RequestOutput(request_id=7, tokens=tuple(some))))
+        takes_steps = draw.random() < 0.5
+        lane.hear(step(RequestOutput(request_id=7, tokens=tuple(some), num_steps=len(some) if takes_steps else 1)))
         sent += [python_token(rich_tokenizer, each) for each in some]
         generation: Any = SimpleNamespace(tokens=sent, top_tokens=[], finish_reason=None)
         expected.append(parsed(dialect.render(generation, sent[-len(some) :])))
-        num_steps[len(some)] = num_steps.get(len(some), 0) + 1
+        num_tokens, steps = (1, len(some)) if takes_steps else (len(some), 1)
+        num_steps[num_tokens] = num_steps.get(num_tokens, 0) + steps
     assert [parsed(each) for each in client.writes] == expected
     written = way.leave()
     assert written is not None
@@ -533,6 +535,7 @@ def test_the_fields_that_native_code_reads_by_their_place() -> None:
         "prompt_logprobs",
         "num_cached_tokens",
         "scheduled_time",
+        "num_steps",
     )
     assert TokenOutput.__struct_fields__ == ("token_id", "logprob", "top_tokens")
     assert EngineStep.__struct_fields__ == ("outputs", "stats")

@@ -142,6 +142,7 @@ async def _read(stream: RequestStream) -> None:
 def _to_run(batch_size: int, start: float, steps: Sequence[StepStats], num_decoded: int) -> Run:
     # The engine's times: this process may hear of two steps at once. All processes of a machine share the clock.
     last_prefill = max(i for i, stats in enumerate(steps) if stats.num_prefill_sequences)
-    times = [stats.end_time for stats in steps[last_prefill:]]
-    decodes = tuple(end - begin for begin, end in itertools.pairwise(times))
-    return Run(batch_size, times[0] - start, decodes, num_decoded)
+    decodes: list[float] = []
+    for before, stats in itertools.pairwise(steps[last_prefill:]):
+        decodes += [(stats.end_time - before.end_time) / stats.num_steps] * stats.num_steps
+    return Run(batch_size, steps[last_prefill].end_time - start, tuple(decodes), num_decoded)

@@ -61,6 +61,13 @@ class ScheduledBatch(Struct, frozen=True, gc=False, kw_only=True):
     sequences: Seq[ScheduledSequence]
     num_decode_sequences: int
     """The first so many sequences have exactly one token each."""
+    max_steps: int = 1
+    """The runner may go on by itself until each sequence got so many tokens, as if each came in a step of its own. More
+    than 1 only where all are decodes without guesses that want the likeliest token, and with slots for that many."""
+    stop_token_ids: frozenset[int] = frozenset()
+    """A step that gives any of these is the last."""
+    news_file: int = -1
+    """The number of a file; a step that ends when it can be read is the last."""
 
     @property
     def num_tokens(self) -> int:
@@ -78,6 +85,8 @@ class Speculated(Struct, frozen=True, gc=False):
 class StepOutput(Struct, frozen=True, gc=False, kw_only=True):
     tokens: dict[int, tuple[TokenOutput, ...]]
     """seq_id → sampled tokens, for each sequence with ``needs_token`` that is not in ``errors``."""
+    num_steps: int = 1
+    """How many were run. Each of several gave every sequence a token, and wrote the K/V of the one before."""
     speculated: dict[int, Speculated] = {}
     """seq_id → for each sequence in ``tokens`` that had guesses, the engine's or the draft model's."""
     errors: dict[int, str] = {}

@@ -29,7 +29,10 @@ class TokenOutput(Struct, frozen=True, array_like=True, gc=False):
 
 
 class RequestOutput(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
-    """What one step gave one request. Exactly one output of a request has ``finish_reason`` or ``error``: the last."""
+    """What a step, or several together, gave one request.
+
+    Exactly one output of a request has ``finish_reason`` or ``error``: the last.
+    """
 
     request_id: int
     tokens: tuple[TokenOutput, ...] = ()
@@ -42,6 +45,8 @@ class RequestOutput(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     """Prompt (or encoder) tokens that came from the cache; valid on the first output."""
     scheduled_time: float | None = None
     """On the first output: ``time.monotonic()`` of the step that first ran the request."""
+    num_steps: int = 1
+    """So many steps gave its tokens, each as many."""
 
 
 class StepStats(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
@@ -51,6 +56,8 @@ class StepStats(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     num_waiting: int = 0
     num_used_blocks: int = 0
     num_total_blocks: int = 0
+    num_steps: int = 1
+    """More than 1: as many decodes of the same sequences, of which counts and times are the sums."""
     num_scheduled_tokens: int = 0
     num_prefill_tokens: int = 0
     num_prefill_sequences: int = 0

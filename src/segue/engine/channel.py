@@ -117,6 +117,11 @@ class ListeningEngine:
         self._selector.register(file, selectors.EVENT_READ, file)
 
     @property
+    def news_file(self) -> int:
+        """The number of a file that can be read when ``poll`` would find something; -1 where there is none."""
+        return -1 if self._news is None else self._selector.fileno()
+
+    @property
     def has_news(self) -> bool:
         """Whether ``poll`` would find something now; for a loop that has other work, at a tenth of its cost."""
         return self._news is None or len(self._news.poll(0)) > 0

@@ -6,7 +6,7 @@ from segue.core.errors import ConfigError
 
 __all__ = ["EngineConfig"]
 
-_MAY_BE_0 = ("waiting_served_ratio", "max_waiting_tokens", "num_speculative_tokens")
+_MAY_BE_0 = ("waiting_served_ratio", "max_waiting_tokens", "num_speculative_tokens", "run_ahead_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,9 @@ class EngineConfig:
     """A step of more tokens holds no guesses: there, verifying them costs more than they save."""
     has_draft_model: bool = False
     """The runner guesses, by a model of its own; else past tokens are looked up."""
+    run_ahead_s: float = 0.0
+    """For so long the runner may go on by itself while nothing but decodes of plain requests is there, if it can; 0:
+    one step at a time. Tokens come in groups then, this far apart at most."""
     enable_prefix_caching: bool = True
     """Reuse the blocks of equal prefixes and of equal encoder inputs."""
     long_prompt_boundary: int | None = None

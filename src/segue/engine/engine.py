@@ -49,6 +49,8 @@ class Engine:
         self._runner = runner
         self._has_news = False
         self._record = _StepRecord()
+        self.news_file = -1
+        """The number of a file that can be read when somebody wants to be heard between two steps; -1: none."""
 
     @property
     def has_work(self) -> bool:
@@ -78,7 +80,9 @@ class Engine:
             self.scheduler.grammars.on_ready = wake
 
     def step(self) -> EngineStep | None:
-        """Run one step; None if there is nothing to do and no gauge has changed since the last call.
+        """Run one step, or the several that a batch may take.
+
+        None if there is nothing to do and no gauge has changed since the last call.
 
         A step that raises is run again in halves, so that only the requests at fault get its error.
         Raises ``EngineDeadError`` when the runner does; the engine is then of no more use.
@@ -88,7 +92,7 @@ class Engine:
         start = time.perf_counter()
         self._has_news = False
         self._record = _StepRecord()
-        batch = self.scheduler.schedule()
+        batch = self.scheduler.schedule(self.news_file)
         self._record.schedule_s = time.perf_counter() - start
         outputs = self.scheduler.take_refused()
         if batch is not None:
@@ -150,6 +154,7 @@ class Engine:
             concat_reason=counts.concat_reason,
             num_draft_tokens=counts.num_draft_tokens,
             num_accepted_tokens=counts.num_accepted_tokens,
+            num_steps=counts.num_steps,
             num_running_tokens=scheduler.num_running_tokens,
             num_failed_prefills=record.num_failed_prefills,
             num_failed_decodes=record.num_failed_decodes,

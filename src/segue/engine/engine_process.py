@@ -66,6 +66,7 @@ class _EngineLoop:
         self._wake_writer.setblocking(False)
         channel.watch(self._wake_reader)
         engine.wake_with(self._wake)
+        engine.news_file = channel.news_file
         self._watches_parent = True
         self._parent_pid = os.getppid()
         parent = multiprocessing.parent_process()

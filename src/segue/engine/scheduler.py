@@ -26,6 +26,7 @@ from segue.engine.block_manager import BlockManager, Match
 from segue.engine.config import EngineConfig
 from segue.engine.grammars import Grammars
 from segue.engine.prefill_policy import PrefillPolicy
+from segue.engine.run_ahead import RunAhead, stop_token_ids
 from segue.engine.sequence import EncoderBlocks, Sequence, SequenceStatus
 from segue.engine.speculation import Speculator
 
@@ -47,6 +48,7 @@ class StepCounts:
     concat_reason: str | None = None
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_steps: int = 1
 
 
 class Scheduler:
@@ -78,6 +80,7 @@ class Scheduler:
         self._max_chunk = config.max_chunk_tokens or config.max_batch_prefill_tokens
         self._policy = _policy(config)
         self._speculator = Speculator(config, self.blocks)
+        self._run_ahead = RunAhead(config.run_ahead_s, self.blocks)
         # Admission leaves a little memory to the sequences that already run, or they would soon preempt the new one.
         # Tokens computed twice with a full pool: 2 % (a spare of 1 %: 8 %, none: 21 %; tests/engine/bench_engine.py).
         self._num_spare_blocks = max(1, config.num_blocks // 32)
@@ -90,6 +93,7 @@ class Scheduler:
         self._max_chunk = config.max_chunk_tokens or config.max_batch_prefill_tokens
         self._policy = _policy(config)
         self._speculator = Speculator(config, self.blocks)
+        self._run_ahead = RunAhead(config.run_ahead_s, self.blocks)
 
     @property
     def has_work(self) -> bool:
@@ -128,8 +132,11 @@ class Scheduler:
         refused, self._refused = self._refused, []
         return refused
 
-    def schedule(self) -> ScheduledBatch | None:
-        """The next step's work, with its blocks reserved; None if there is nothing to do."""
+    def schedule(self, news_file: int = -1) -> ScheduledBatch | None:
+        """The next step's work, with its blocks reserved; None if there is nothing to do.
+
+        ``news_file``: can be read when it is time for the next one, though more could be done of this.
+        """
         assert not self._in_flight, "the last step was not completed"
         self.blocks.begin_step()
         self._lost_blocks.clear()
@@ -147,11 +154,24 @@ class Scheduler:
             return None
         self._count(decodes, prefills)
         speculating = self._speculator.extend(decodes, prefills, self._in_flight)
-        return ScheduledBatch(sequences=decodes + speculating + prefills, num_decode_sequences=len(decodes))
+        if prefills or speculating or self.waiting:
+            return ScheduledBatch(sequences=decodes + speculating + prefills, num_decode_sequences=len(decodes))
+        return ScheduledBatch(
+            sequences=decodes,
+            num_decode_sequences=len(decodes),
+            max_steps=self._run_ahead.reserve(decodes, self._in_flight),
+            stop_token_ids=stop_token_ids(self._in_flight.values()),
+            news_file=news_file,
+        )
 
     def update(self, batch: ScheduledBatch, output: StepOutput) -> list[RequestOutput]:
         """Take in the result of ``batch``, which is the scheduled one or a part of it."""
         outputs: list[RequestOutput] = []
+        num_more = output.num_steps - 1
+        if batch.num_decode_sequences == len(batch.sequences):
+            self._run_ahead.learn(output.num_steps, output.forward_s + output.sample_s)
+            self.counts.num_steps = output.num_steps
+            self.counts.num_scheduled_tokens += num_more * len(batch.sequences)
         for scheduled in batch.sequences:
             seq = self._in_flight.pop(scheduled.seq_id)
             reason = output.errors.get(seq.seq_id)
@@ -165,13 +185,13 @@ class Scheduler:
                 self._finish(seq)
                 outputs.append(RequestOutput(request_id=seq.request.request_id, error=reason))
                 continue
-            seq.num_computed_tokens += len(scheduled.token_ids) - scheduled.num_draft_tokens
+            seq.num_computed_tokens += len(scheduled.token_ids) - scheduled.num_draft_tokens + num_more
             if seq.request.sampling.prompt_logprobs and not seq.has_output:
                 seq.prompt_logprobs.extend(output.prompt_logprobs.get(seq.seq_id, ()))
             if scheduled.needs_token:
                 if scheduled.num_draft_tokens or scheduled.num_draft_slots:
                     self._speculated(seq, output.speculated.get(seq.seq_id, Speculated(0, 0)))
-                outputs.append(self._accept(seq, output.tokens.get(seq.seq_id, ())))
+                outputs.append(self._accept(seq, output.tokens.get(seq.seq_id, ()), output.num_steps))
         return outputs
 
     def fail(self, batch: ScheduledBatch, reason: str) -> list[RequestOutput]:
@@ -357,7 +377,7 @@ class Scheduler:
         self.counts.num_accepted_tokens += speculated.num_accepted
         seq.num_computed_tokens += speculated.num_accepted
 
-    def _accept(self, seq: Sequence, tokens: tuple[TokenOutput, ...]) -> RequestOutput:
+    def _accept(self, seq: Sequence, tokens: tuple[TokenOutput, ...], num_steps: int) -> RequestOutput:
         """Append what was sampled, up to the first token that ends the sequence."""
         request_id = seq.request.request_id
         if not tokens:
@@ -375,13 +395,15 @@ class Scheduler:
             if finish_reason is not None:
                 tokens = tokens[:i]
                 break
-        if seq.drafting is not None:
+        if seq.drafting is not None or self._run_ahead.has_reserved:
             seq.num_computed_tokens = min(seq.num_computed_tokens, len(seq.token_ids))
             self.blocks.settle(seq)
         if finish_reason is not None:
             self._finish(seq)
         if seq.has_output:
-            return RequestOutput(request_id=request_id, tokens=tokens, finish_reason=finish_reason)
+            return RequestOutput(
+                request_id=request_id, tokens=tokens, finish_reason=finish_reason, num_steps=min(num_steps, len(tokens))
+            )
         return self._first_output(seq, tokens, finish_reason)
 
     def _first_output(

@@ -1,13 +1,12 @@
-"""A step in one native call, where every sequence wants its likeliest token and nothing else.
+"""Steps in one native call, where every sequence wants its likeliest token and nothing else.
 
-That is most steps of most servers. What ``ModelRunner`` does of tensors, rows and verdicts costs 0.2 ms a step, since
+Those are most steps of most servers. What ``ModelRunner`` does of tensors, rows and verdicts costs 0.2 ms a step, since
 the weights that pass through the caches between two steps leave nothing of Python in them.
 """
 
-from collections.abc import Sequence as Seq
 from math import isnan
 
-from segue.core.batch import ScheduledSequence
+from segue.core.batch import ScheduledBatch, ScheduledSequence
 from segue.core.output import TokenOutput
 from segue.runner.native_model import NativeModel
 
@@ -21,25 +20,30 @@ class GreedyStep:
         self._is_encoder_decoder = model.is_encoder_decoder
         self._native = _native.GreedyStep(*model.programs, model.hidden_width, model.vocab_size, block_size)
 
-    def run(self, sequences: Seq[ScheduledSequence]) -> tuple[list[TokenOutput], float] | None:
-        """The token of each sequence, and the seconds that choosing took, where that is all that they want.
+    def run(self, batch: ScheduledBatch) -> tuple[list[tuple[TokenOutput, ...]], float] | None:
+        """The tokens of each sequence, one of each step, and the seconds that choosing took, where those are all that
+        they want.
 
-        None where it is not, or where a sequence has no finite logits; K/V written until then are written again.
-        Encoder inputs must have run.
+        None where they are not, or where a sequence has no finite logits in the first step; K/V written until then are
+        written again. Encoder inputs must have run.
         """
+        sequences = batch.sequences
         if not all(map(_is_greedy, sequences)):
             return None
         encoders = [s.encoder for s in sequences if s.encoder is not None] if self._is_encoder_decoder else []
-        found, choosing_s = self._native.run(
+        steps, choosing_s = self._native.run(
             [s.token_ids for s in sequences],
             [s.num_computed_tokens for s in sequences],
             [s.block_table for s in sequences],
             [len(encoder.token_ids) for encoder in encoders],
             [encoder.block_table for encoder in encoders],
+            batch.max_steps,
+            list(batch.stop_token_ids),
+            batch.news_file,
         )
-        if isnan(sum([logprob for _, logprob in found])):
+        if isnan(sum([logprob for _, logprob in steps[0]])):
             return None
-        return [TokenOutput(token_id, logprob) for token_id, logprob in found], choosing_s
+        return list(zip(*[[TokenOutput(*token) for token in step] for step in steps], strict=True)), choosing_s
 
 
 def _is_greedy(sequence: ScheduledSequence) -> bool:

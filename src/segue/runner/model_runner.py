@@ -57,15 +57,21 @@ class ModelRunner:
         if drafter is None and isinstance(self.model, NativeModel) and self.model.long_prompt_boundary is None:
             self.greedy_step = GreedyStep(self.model, block_size)
 
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether ``execute`` may take more than one step of a batch."""
+        return self.greedy_step is not None
+
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         started = time.perf_counter()
         self._encode(batch.sequences)
-        greedy = None if self.greedy_step is None else self.greedy_step.run(batch.sequences)
+        greedy = None if self.greedy_step is None else self.greedy_step.run(batch)
         if greedy is None:
             return self._execute(batch, started)
         tokens, choosing_s = greedy
         return StepOutput(
-            tokens={s.seq_id: (token,) for s, token in zip(batch.sequences, tokens, strict=True)},
+            tokens={s.seq_id: own for s, own in zip(batch.sequences, tokens, strict=True)},
+            num_steps=len(tokens[0]),
             forward_s=time.perf_counter() - started - choosing_s,
             sample_s=choosing_s,
         )

@@ -225,12 +225,11 @@ class Generation:
             for output in outputs
             for given in output.tokens
         ]
-        if len(tokens) == len(outputs):
+        if len(tokens) == sum([output.num_steps for output in outputs]):
             self._server.metrics.skipped(0, len(tokens))
         else:
             for output in outputs:
-                if output.tokens:
-                    self._server.metrics.skipped(len(output.tokens) - 1)
+                self._count_steps(output)
         self.tokens += tokens
         reason = outputs[-1].finish_reason
         if reason is not None and outputs[-1].tokens:
@@ -247,6 +246,10 @@ class Generation:
         self._is_plain = bool(self.tokens) and self._stops is None and not self._has_top_tokens
         return tokens
 
+    def _count_steps(self, output: RequestOutput) -> None:
+        if output.tokens:
+            self._server.metrics.skipped(len(output.tokens) // output.num_steps - 1, output.num_steps)
+
     def _read(self, output: RequestOutput) -> list[Token]:
         if output.scheduled_time is not None:
             self._scheduled_time = output.scheduled_time
@@ -254,7 +257,7 @@ class Generation:
             return []
         if not self.tokens:
             self._begin(output)
-        self._server.metrics.skipped(len(output.tokens) - 1)
+        self._count_steps(output)
         tokens = []
         for given in output.tokens:
             token = self._token(given.token_id, given.logprob)

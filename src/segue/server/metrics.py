@@ -210,12 +210,16 @@ class Metrics:
                 self._batch_failure.add(num_failed, failed_method)
         if stats.num_scheduled_tokens and not stats.has_failed:
             method = "prefill" if stats.num_prefill_sequences else "decode"
-            self._batch_count.add(1, method)
-            self._batch_success.add(1, method)
-            self._batch_duration.observe(stats.step_s, method)
-            self._batch_forward.observe(stats.forward_s, method)
-            self._batch_decode.observe(stats.sample_s, method)
-            self._batch_filter.observe(stats.update_s, method)
+            num_steps = stats.num_steps
+            self._batch_count.add(num_steps, method)
+            self._batch_success.add(num_steps, method)
+            for histogram, total_s in (
+                (self._batch_duration, stats.step_s),
+                (self._batch_forward, stats.forward_s),
+                (self._batch_decode, stats.sample_s),
+                (self._batch_filter, stats.update_s),
+            ):
+                histogram.observe(total_s / num_steps, method, num_steps)
 
     def _add(self, instrument: T) -> T:
         self._instruments.append(instrument)

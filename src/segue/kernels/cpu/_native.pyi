@@ -262,7 +262,8 @@ def pack_tokens(
 ) -> None: ...
 
 class GreedyStep:
-    """``run``: (id, logprob) of each sequence, logprob NaN where there is none; the seconds that choosing took."""
+    """``run``: for each step (id, logprob) of each sequence, logprob NaN where there is none; the seconds that choosing
+    took."""
 
     def __init__(
         self, forward: Program, logits: Program, hidden_width: int, vocab_size: int, block_size: int
@@ -274,7 +275,10 @@ class GreedyStep:
         block_tables: Seq[Seq[int]],
         cross_lens: Seq[int],
         cross_tables: Seq[Seq[int]],
-    ) -> tuple[list[tuple[int, float]], float]: ...
+        max_steps: int,
+        stop_token_ids: list[int],
+        news_file: int,
+    ) -> tuple[list[list[tuple[int, float]]], float]: ...
 
 def choose(
     logits: int, stride: int, vocab_size: int, uniforms: list[float]

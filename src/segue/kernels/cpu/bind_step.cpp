@@ -1,10 +1,13 @@
-// A step's lists, as the engine has them, to the arrays that kernels read; and a whole step of greedy sequences.
+// A step's lists, as the engine has them, to the arrays that kernels read; and whole steps of greedy sequences.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <poll.h>
+
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
@@ -62,13 +65,17 @@ Numbers starts_of(const Numbers& lens) {
 // Sequences (attention.h) and the arrays behind them.
 class PackedSequences {
   public:
-    PackedSequences(Numbers query_starts, Numbers kv_lens, nb::handle block_tables, int64_t block_size)
+    // `num_more`: tokens that each may come to have more than `kv_lens`.
+    PackedSequences(Numbers query_starts, Numbers kv_lens, nb::handle block_tables, int64_t block_size,
+                    int64_t num_more = 0)
         : starts_(std::move(query_starts)), lens_(std::move(kv_lens)) {
         Items tables(block_tables);
         int64_t count = tables.size();
         require(lens_.size() + 1 == starts_.size(), "lists of unequal lengths");
         require(count == 0 || count == static_cast<int64_t>(lens_.size()), "lists of unequal lengths");
-        auto blocks_of = [&](int64_t i) { return (lens_[static_cast<size_t>(i)] + block_size - 1) / block_size; };
+        auto blocks_of = [&](int64_t i) {
+            return (lens_[static_cast<size_t>(i)] + num_more + block_size - 1) / block_size;
+        };
         for (int64_t i = 0; i < count; ++i) width_ = std::max(width_, blocks_of(i));
         blocks_.reserve(static_cast<size_t>(width_ * count));
         for (int64_t i = 0; i < count; ++i) {
@@ -77,6 +84,15 @@ class PackedSequences {
             for (int64_t j = 0; j < blocks_of(i); ++j) blocks_.push_back(table.number(j));
             blocks_.resize(static_cast<size_t>(width_ * (i + 1)));
         }
+    }
+
+    // One more token of each.
+    void grow() {
+        for (int64_t& len : lens_) ++len;
+    }
+
+    int64_t block(int64_t sequence, int64_t number) const {
+        return blocks_[static_cast<size_t>(sequence * width_ + number)];
     }
 
     Sequences view() const {
@@ -131,7 +147,15 @@ Aligned<float> new_rows(int64_t count, int64_t width) {
     return aligned<float>(sizeof(float) * static_cast<size_t>(count * width));
 }
 
-// All of a step whose sequences want their likeliest tokens and nothing else.
+// Whether a file can be read now; -1 is none.
+bool has_news(int file) {
+    pollfd watched{file, POLLIN, 0};
+    return file >= 0 && poll(&watched, 1, 0) > 0;
+}
+
+using Token = std::tuple<int64_t, float>;  // id, logprob
+
+// All of a step whose sequences want their likeliest tokens and nothing else, and of the steps after it.
 class GreedyStep {
   public:
     GreedyStep(nb::object forward, nb::object logits, int64_t hidden_width, int64_t vocab_size, int64_t block_size)
@@ -141,12 +165,17 @@ class GreedyStep {
           vocab_size_(vocab_size),
           block_size_(block_size) {}
 
-    // (id, logprob) after each sequence's last token; the seconds that the choice took.
-    std::tuple<std::vector<std::tuple<int64_t, float>>, double> run(nb::handle token_ids, nb::handle starts,
-                                                                   nb::handle block_tables, nb::handle cross_lens,
-                                                                   nb::handle cross_tables) {
+    // [steps][sequences] what comes after each sequence's last token; the seconds that the choice took. More than one
+    // step only where each sequence has one token; the last is `max_steps`, or the first that gives one of
+    // `stop_token_ids`, that comes before one with a logprob of NaN, or that ends when `news_file` can be read.
+    std::tuple<std::vector<std::vector<Token>>, double> run(nb::handle token_ids, nb::handle starts,
+                                                            nb::handle block_tables, nb::handle cross_lens,
+                                                            nb::handle cross_tables, int64_t max_steps,
+                                                            const Numbers& stop_token_ids, int news_file) {
         PackedTokens tokens(token_ids, starts, block_tables, block_size_);
-        PackedSequences sequences(tokens.row_starts, std::move(tokens.kv_lens), block_tables, block_size_);
+        const auto count = static_cast<int64_t>(tokens.row_starts.size()) - 1;
+        require(max_steps == 1 || tokens.row_starts.back() == count, "several steps of more than one token");
+        PackedSequences self(tokens.row_starts, std::move(tokens.kv_lens), block_tables, block_size_, max_steps - 1);
         Numbers lens = numbers_of(cross_lens);
         Numbers cross_starts = lens.empty() ? Numbers{0} : tokens.row_starts;
         PackedSequences cross(std::move(cross_starts), std::move(lens), cross_tables, block_size_);
@@ -155,41 +184,78 @@ class GreedyStep {
         inputs.tokens = tokens.ids.data();
         inputs.positions = tokens.positions.data();
         inputs.slots = tokens.slots.data();
-        inputs.self = sequences.view();
+        inputs.self = self.view();
         inputs.cross = cross.view();
-        auto &forward = nb::cast<Program&>(forward_), &logits = nb::cast<Program&>(logits_);
+        Pass pass{nb::cast<Program&>(forward_), nb::cast<Program&>(logits_), new_rows(count, vocab_size_)};
+        std::vector<std::vector<Token>> found;
         nb::gil_scoped_release released;
-        return likeliest(forward, logits, inputs, tokens.row_starts);
+        while (true) {
+            std::vector<Token> step = likeliest(pass, inputs, tokens.row_starts);
+            if (fails(step) && !found.empty()) break;
+            found.push_back(std::move(step));
+            if (static_cast<int64_t>(found.size()) == max_steps || fails(found.back()) ||
+                stops(found.back(), stop_token_ids) || has_news(news_file))
+                break;
+            go_on(found.back(), &tokens, &self);
+        }
+        return {std::move(found), pass.choosing_s};
     }
 
   private:
-    std::tuple<std::vector<std::tuple<int64_t, float>>, double> likeliest(Program& forward, Program& to_logits,
-                                                                         Inputs& inputs, const Numbers& row_starts) const {
+    struct Pass {
+        Program &forward, &to_logits;
+        Aligned<float> logits;
+        double choosing_s = 0.0;
+    };
+
+    std::vector<Token> likeliest(Pass& pass, Inputs& inputs, const Numbers& row_starts) const {
         using Clock = std::chrono::steady_clock;
-        auto count = static_cast<int64_t>(row_starts.size()) - 1;
-        Aligned<float> hidden = new_rows(forward.narrows() ? count : inputs.rows, hidden_width_);
-        Aligned<float> logits = new_rows(count, vocab_size_);
+        const auto count = static_cast<int64_t>(row_starts.size()) - 1;
+        const bool narrows = pass.forward.narrows();
+        Aligned<float> hidden = new_rows(narrows ? count : inputs.rows, hidden_width_);
         const Numbers wanted(row_starts.size() - 1, 1);
-        if (forward.narrows()) inputs.wanted = wanted.data();
+        if (narrows) inputs.wanted = wanted.data();
         inputs.output = hidden.get();
         inputs.output_stride = hidden_width_;
-        forward.run(inputs);
-        for (int64_t i = 0; i < count && !forward.narrows(); ++i)  // to the front, where a prompt has more than one row
+        pass.forward.run(inputs);
+        for (int64_t i = 0; i < count && !narrows; ++i)  // to the front, where a prompt has more than one row
             std::copy_n(hidden.get() + (row_starts[static_cast<size_t>(i + 1)] - 1) * hidden_width_, hidden_width_,
                         hidden.get() + i * hidden_width_);
         Inputs last;
         last.rows = count;
         last.input = hidden.get();
         last.input_stride = hidden_width_;
-        last.output = logits.get();
+        last.output = pass.logits.get();
         last.output_stride = vocab_size_;
-        to_logits.run(last);
-        Clock::time_point begin = Clock::now();
-        std::vector<std::tuple<int64_t, float>> found;
-        std::vector<double> greedy(static_cast<size_t>(count), -1.0);
-        for (const Chosen& each : choose({logits.get(), vocab_size_, vocab_size_}, greedy))
+        pass.to_logits.run(last);
+        const Clock::time_point begin = Clock::now();
+        std::vector<Token> found;
+        const std::vector<double> greedy(static_cast<size_t>(count), -1.0);
+        for (const Chosen& each : choose({pass.logits.get(), vocab_size_, vocab_size_}, greedy))
             found.emplace_back(each.id, each.logprob);
-        return {std::move(found), std::chrono::duration<double>(Clock::now() - begin).count()};
+        pass.choosing_s += std::chrono::duration<double>(Clock::now() - begin).count();
+        return found;
+    }
+
+    static bool fails(const std::vector<Token>& tokens) {
+        return std::any_of(tokens.begin(), tokens.end(), [](Token token) { return std::isnan(std::get<1>(token)); });
+    }
+
+    static bool stops(const std::vector<Token>& tokens, const Numbers& stop_token_ids) {
+        return std::any_of(tokens.begin(), tokens.end(), [&](Token token) {
+            return std::find(stop_token_ids.begin(), stop_token_ids.end(), std::get<0>(token)) != stop_token_ids.end();
+        });
+    }
+
+    // What was found is what the next step runs.
+    void go_on(const std::vector<Token>& found, PackedTokens* tokens, PackedSequences* self) const {
+        for (size_t i = 0; i < found.size(); ++i) {
+            const int64_t position = ++tokens->positions[i];
+            tokens->ids[i] = std::get<0>(found[i]);
+            tokens->slots[i] =
+                self->block(static_cast<int64_t>(i), position / block_size_) * block_size_ + position % block_size_;
+        }
+        self->grow();
     }
 
     nb::object forward_, logits_;
@@ -212,7 +278,8 @@ void bind_step(nb::module_& module) {
     nb::class_<GreedyStep>(module, "GreedyStep")
         .def(nb::init<nb::object, nb::object, int64_t, int64_t, int64_t>(), "forward"_a, "logits"_a, "hidden_width"_a,
              "vocab_size"_a, "block_size"_a)
-        .def("run", &GreedyStep::run, "token_ids"_a, "starts"_a, "block_tables"_a, "cross_lens"_a, "cross_tables"_a);
+        .def("run", &GreedyStep::run, "token_ids"_a, "starts"_a, "block_tables"_a, "cross_lens"_a, "cross_tables"_a,
+             "max_steps"_a, "stop_token_ids"_a, "news_file"_a);
 }
 
 }  // namespace segue

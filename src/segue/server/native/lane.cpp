@@ -23,17 +23,18 @@ constexpr size_t most_frame_bytes = size_t{1} << 28;
 constexpr size_t most_held = 64;
 
 // Fields of RequestOutput and TokenOutput in core/output.py: a step of another form is left to Python.
-constexpr size_t output_fields = 7, token_fields = 3;
+constexpr size_t output_fields = 8, token_fields = 3;
 
 // One output of a step, as it lies in the frame.
 struct Output {
     const uint8_t *begin, *end;
     uint64_t request_id;
+    uint64_t num_steps;
     bool is_plain;  // tokens and nothing else
 };
 
 Output read_output(Packed* from, std::vector<Token>* tokens) {
-    Output output{from->at(), nullptr, 0, true};
+    Output output{from->at(), nullptr, 0, 1, true};
     if (from->array() != output_fields) throw Malformed();
     output.request_id = from->integer();
     tokens->clear();
@@ -48,7 +49,8 @@ Output read_output(Packed* from, std::vector<Token>* tokens) {
     const bool has_no_end = from->skip(), has_no_error = from->skip(), has_no_prompt = from->skip();
     from->skip();  // num_cached_tokens
     const bool is_not_first = from->skip();
-    output.is_plain &= !tokens->empty() && has_no_end && has_no_error && has_no_prompt && is_not_first;
+    output.num_steps = from->integer();
+    output.is_plain &= !tokens->empty() && output.num_steps > 0 && has_no_end && has_no_error && has_no_prompt && is_not_first;
     output.end = from->at();
     return output;
 }
@@ -116,7 +118,7 @@ class Lane {
         const bool is_untouched = outlet->is_empty();
         bool is_written = false;
         try {
-            is_written = output.is_plain && pen->write(tokens);
+            is_written = output.is_plain && pen->write(tokens, output.num_steps);
         } catch (nb::python_error& error) {
             error.discard_as_unraisable("a token's text");
         }

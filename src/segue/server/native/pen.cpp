@@ -95,7 +95,7 @@ void Template::render(uint64_t index, const Token& token, const Pieces::Piece& p
     }
 }
 
-bool Pen::write(const std::vector<Token>& tokens) {
+bool Pen::write(const std::vector<Token>& tokens, uint64_t num_steps) {
     if (!outlet_->takes_more()) return false;
     events_.clear();
     for (size_t i = 0; i < tokens.size(); ++i) {
@@ -106,7 +106,7 @@ bool Pen::write(const std::vector<Token>& tokens) {
     outlet_->add(events_);
     index_ += tokens.size();
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
-    ++num_steps_[tokens.size()];
+    num_steps_[tokens.size() / num_steps] += num_steps;
     return true;
 }
 

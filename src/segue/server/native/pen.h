@@ -59,8 +59,8 @@ class Pen {
     Pen(std::shared_ptr<Pieces> pieces, std::shared_ptr<Template> shape, std::shared_ptr<Outlet> outlet, uint64_t index)
         : pieces_(std::move(pieces)), template_(std::move(shape)), outlet_(std::move(outlet)), index_(index) {}
 
-    // What one step gave. False, and nothing is done, if it is not for this pen.
-    bool write(const std::vector<Token>& tokens);
+    // What so many steps gave, each as much. False, and nothing is done, if it is not for this pen.
+    bool write(const std::vector<Token>& tokens, uint64_t num_steps);
 
     const std::shared_ptr<Outlet>& outlet() const { return outlet_; }
 
@@ -73,7 +73,7 @@ class Pen {
     std::shared_ptr<Outlet> outlet_;
     uint64_t index_;
     std::vector<Token> tokens_;
-    std::map<size_t, int64_t> num_steps_;  // by their number of tokens
+    std::map<size_t, uint64_t> num_steps_;  // by their number of tokens
     std::string events_;
 };
 
