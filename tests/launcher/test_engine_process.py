@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -19,9 +20,11 @@ from segue.core.config import ServeConfig
 from segue.core.errors import GenerationError
 from segue.core.request import Request, StopCriteria
 from segue.engine.remote import RemoteEngine
+from segue.kernels import cpu
 from segue.launcher import engine_process
 from segue.launcher.engine_child import LoadProgress
 from segue.launcher.engine_process import EngineStartError, EngineSupervisor
+from segue.launcher.processors import allowed_processors, keep_off
 
 CONFIG = ServeConfig(device="cpu", num_threads=1, kv_cache_memory=1_000_000, log_level="warn")
 TIMEOUT_S = 60.0
@@ -89,6 +92,29 @@ async def test_serves_dies_and_serves_again(tiny_llama: Path, tmp_path: Path) ->
         assert await generate(handle, 8) == first
         new = psutil.Process(supervisor.process.pid)
     assert not new.is_running()
+
+
+async def test_the_next_engine_may_use_what_the_server_keeps_off(tiny_llama: Path, tmp_path: Path) -> None:
+    processors = allowed_processors()
+    if len(processors) < 2 or not cpu.is_available():
+        pytest.skip("needs two processors and native kernels")
+    config = dataclasses.replace(CONFIG, num_threads=len(processors))
+    try:
+        async with running(tiny_llama, tmp_path, config) as (handle, supervisor, _):
+            own = handle.info.own_processor
+            assert own == processors[0]
+            keep_off(own, 1)
+            assert allowed_processors() == processors[1:]
+            assert supervisor.process is not None
+            psutil.Process(supervisor.process.pid).kill()
+            while handle.is_healthy:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await handle.connect(TIMEOUT_S)
+            assert handle.info.own_processor == own
+            assert psutil.Process(supervisor.process.pid).cpu_affinity() == processors
+    finally:
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), processors)
 
 
 async def test_F8_a_start_that_cannot_work_says_why(tiny_llama: Path, tmp_path: Path) -> None:

@@ -125,5 +125,7 @@ class EngineInfo:
     """For ``x-compute-type``, e.g. ``cpu`` or ``nvidia-h100``."""
     quantize: str | None = None
     """How the weights come to have few bits, in the words of ``--quantize``; None: they have not."""
+    own_processor: int | None = None
+    """Of the thread that runs the engine's loop, where its others are bound to all but that."""
     extra: dict[str, str] = field(default_factory=dict)
     """More facts for ``/info``-like displays and logs."""

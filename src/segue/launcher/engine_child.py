@@ -6,6 +6,7 @@ that imports torch.
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import logging
 import os
@@ -55,6 +56,8 @@ class EngineTask:
     report_fd: int
     """Where the child writes its reports, one JSON object a line, while it loads."""
     parent_pid: int
+    processors: tuple[int, ...] = ()
+    """That it may use, where the parent may not use them all."""
 
 
 class LoadProgress(msgspec.Struct, tag=True, frozen=True):
@@ -77,6 +80,8 @@ def main() -> int:
     """Returns the exit code: 0 when told to end, 1 when the engine could not be loaded or died."""
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=EngineTask)
     end_with_parent(task.parent_pid)
+    if task.processors:
+        os.sched_setaffinity(0, task.processors)
     # The parent decides about the end: it drains first, whoever sent the signal to all of its processes.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -109,6 +114,7 @@ def build_engine(
     from segue.launcher.limits import engine_info, tokenizer_max_length
     from segue.launcher.speculation import check_vocabularies, max_step_tokens
     from segue.runner.build import build_runner
+    from segue.runner.native_model import own_processor
 
     def tokenizer_json() -> str:
         from segue.launcher.tokenizer_files import ensure_tokenizer
@@ -123,6 +129,8 @@ def build_engine(
         runner_config(config, model_folder), progress, None if config.disable_grammar_support else tokenizer_json
     )
     info = engine_info(config, facts, tokenizer_max_length(model_folder))
+    if facts.device == "cpu":
+        info = dataclasses.replace(info, own_processor=own_processor())
     engine_config = EngineConfig(
         num_blocks=info.num_blocks,
         block_size=info.block_size,

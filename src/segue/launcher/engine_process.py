@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ from segue.core.errors import SegueError
 from segue.core.output import EngineInfo
 from segue.engine.remote import RemoteEngine
 from segue.launcher.engine_child import EngineTask, LoadFailed, LoadProgress, Report
+from segue.launcher.processors import allowed_processors
 
 __all__ = ["EngineProcess", "EngineStartError", "EngineSupervisor", "engine_environment"]
 
@@ -65,8 +66,14 @@ class EngineProcess:
 
     @classmethod
     def start(
-        cls, config: ServeConfig, model_folder: Path, endpoint: str, on_report: Callable[[Report], None]
+        cls,
+        config: ServeConfig,
+        model_folder: Path,
+        endpoint: str,
+        on_report: Callable[[Report], None],
+        processors: Sequence[int] = (),
     ) -> "EngineProcess":
+        """``processors``: that it may use; none: those of this process."""
         reading, writing = os.pipe()
         task = EngineTask(
             config=config,
@@ -74,6 +81,7 @@ class EngineProcess:
             endpoint=endpoint,
             report_fd=writing,
             parent_pid=os.getpid(),
+            processors=tuple(processors),
         )
         return cls(task, reading, on_report)
 
@@ -127,6 +135,8 @@ class EngineSupervisor:
         self._handle = handle
         self._on_progress = on_progress
         self._backoff_s = backoff_s
+        # This process leaves one of them alone when an engine serves; the next engine needs them all.
+        self._processors = allowed_processors()
         self._failure: LoadFailed | None = None
         self.process: EngineProcess | None = None
         self.ready = asyncio.Event()
@@ -155,7 +165,9 @@ class EngineSupervisor:
         self._failure = None
         started = time.monotonic()
         logger.info("Starting shard rank=0")
-        process = EngineProcess.start(self._config, self._model_folder, self._handle.endpoint, self._hear)
+        process = EngineProcess.start(
+            self._config, self._model_folder, self._handle.endpoint, self._hear, self._processors
+        )
         self.process = process
         connecting = asyncio.create_task(self._handle.connect())
         try:

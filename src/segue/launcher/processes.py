@@ -27,6 +27,7 @@ from segue.core.errors import ConfigError, SegueError, TemplateError
 from segue.engine.remote import RemoteEngine
 from segue.launcher.download import ModelSource, find_model
 from segue.launcher.engine_process import EngineSupervisor
+from segue.launcher.processors import keep_off
 from segue.launcher.progress import LoadingBar
 from segue.launcher.shard_socket import ShardSocket
 from segue.launcher.shards import check_shards
@@ -183,6 +184,8 @@ class Launcher:
         from segue.launcher.limited_protocol import ConnectionLimits, allow_open_files
         from segue.server.app import build_app
 
+        if handle.endpoint.startswith("ipc:"):  # the engine is on this machine
+            keep_off(handle.info.own_processor, self._config.api_processes)
         logger.info("Starting Webserver")
         app = build_app(self._config, handle, model, siblings)
         allow_open_files()

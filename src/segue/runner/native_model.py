@@ -20,7 +20,7 @@ from segue.runner.input_batch import KVCaches
 if TYPE_CHECKING:
     from segue.kernels.cpu import _native
 
-__all__ = ["NativeModel", "is_native", "native_model", "use_threads"]
+__all__ = ["NativeModel", "is_native", "native_model", "own_processor", "use_threads"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,16 @@ def use_threads(count: int) -> None:
 
         if _native.num_threads() != count:
             _native.set_num_threads(count, count == _num_processors())
+
+
+def own_processor() -> int | None:
+    """What the workers leave to the calling thread; None where they are not bound to one each."""
+    if cpu.is_available():
+        from segue.kernels.cpu import _native
+
+        if _native.num_threads() == _num_processors() > 1:
+            return min(os.sched_getaffinity(0))
+    return None
 
 
 def _num_processors() -> int:
