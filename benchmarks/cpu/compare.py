@@ -96,8 +96,8 @@ def plot(files: list[Path], target: Path) -> None:
         panel.set_xticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
+        panel.legend(frameon=False)
     panels[0][0].set_ylabel("tokens/s, all streams")
-    panels[0][0].legend(frameon=False)
     figure.tight_layout()
     figure.savefig(target)
 
