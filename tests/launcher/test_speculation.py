@@ -12,6 +12,7 @@ from tiny_model import write_tiny_llama
 
 from segue.core.config import ServeConfig, resolve
 from segue.core.errors import ConfigError
+from segue.core.output import EngineStep
 from segue.core.request import SamplingParams
 from segue.launcher.download import ModelSource
 from segue.launcher.engine_child import build_engine
@@ -47,12 +48,13 @@ def test_S7_the_same_answers_in_fewer_steps(load: "Callable[..., LLM]", tiny_lla
         engine, num_steps = llm._engine, 0
         step = engine.step
 
-        def counting() -> object:
+        def counting() -> EngineStep | None:
             nonlocal num_steps
-            num_steps += 1
-            return step()
+            done = step()
+            num_steps += done.stats.num_steps if done else 0
+            return done
 
-        engine.step = counting  # type: ignore[assignment,method-assign]
+        engine.step = counting  # type: ignore[method-assign]
         llm.generate(PROMPTS[0], PARAMS[0])
         return [output.token_ids for output in llm.generate(PROMPTS, PARAMS)], num_steps
 
