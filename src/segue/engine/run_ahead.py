@@ -27,6 +27,9 @@ class RunAhead:
         self.has_reserved = False
         """Whether sequences got slots that they may leave unused, in the step at hand."""
 
+    def begin_step(self) -> None:
+        self.has_reserved = False
+
     def learn(self, num_steps: int, took_s: float) -> None:
         """What decodes took."""
         if self._seconds:
@@ -38,7 +41,6 @@ class RunAhead:
         Slots come from what is free, so nobody is preempted for them.
         """
         num_steps = self._num_steps
-        self.has_reserved = False
         if num_steps == 1 or not all(scheduled.sampling.is_plain for scheduled in decodes):
             return 1
         running = [sequences[scheduled.seq_id] for scheduled in decodes]

@@ -139,6 +139,7 @@ class Scheduler:
         """
         assert not self._in_flight, "the last step was not completed"
         self.blocks.begin_step()
+        self._run_ahead.begin_step()
         self._lost_blocks.clear()
         self.counts = StepCounts()
         self._release_held()

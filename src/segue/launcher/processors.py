@@ -3,7 +3,7 @@
 All its threads but the one that runs its loop are bound to a processor. Between two steps that one alone is at work and
 the others wait for it, and there it sends what wakes the server: which the kernel likes to run on the processor that it
 is woken from. So servers leave the loop's processor alone (two cores, 16 streams: a message held the loop up for 0.45
-ms, now 0.09; of opt-125m's rate HTTP took 5 %, now 1 %).
+ms, now 0.09; of opt-125m's rate HTTP took 5 %, now 2 %).
 """
 
 import contextlib
