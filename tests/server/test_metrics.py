@@ -250,6 +250,13 @@ async def test_M1_tokens_of_several_steps_were_not_speculated(serve: Serve, deta
     assert await app.metric('tgi_request_skipped_tokens_bucket{le="0"}') == 8
 
 
+async def test_M1_tokens_after_a_stop_string_do_not_count(serve: Serve) -> None:
+    app = serve(script=says("hello!!", tokens_a_step=4, one_a_step=True))
+    await app.post("/generate", {"inputs": "abc", "parameters": {"stop": ["lo"]}})
+    assert await app.metric("tgi_request_skipped_tokens_count") == 5
+    assert await app.metric("tgi_request_generated_tokens_sum") == 5
+
+
 @pytest.mark.parametrize(
     ("path", "body", "count"),
     [

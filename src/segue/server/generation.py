@@ -229,7 +229,7 @@ class Generation:
             self._server.metrics.skipped(0, len(tokens))
         else:
             for output in outputs:
-                self._count_steps(output)
+                self._count_steps(output, len(output.tokens))
         self.tokens += tokens
         reason = outputs[-1].finish_reason
         if reason is not None and outputs[-1].tokens:
@@ -246,9 +246,11 @@ class Generation:
         self._is_plain = bool(self.tokens) and self._stops is None and not self._has_top_tokens
         return tokens
 
-    def _count_steps(self, output: RequestOutput) -> None:
-        if output.tokens:
-            self._server.metrics.skipped(len(output.tokens) // output.num_steps - 1, output.num_steps)
+    def _count_steps(self, output: RequestOutput, num_taken: int) -> None:
+        """``num_taken``: tokens of ``output`` before a stop string; what steps made after it is not wanted."""
+        if num_taken:
+            num_a_step = len(output.tokens) // output.num_steps
+            self._server.metrics.skipped(num_a_step - 1, -(-num_taken // num_a_step))
 
     def _read(self, output: RequestOutput) -> list[Token]:
         if output.scheduled_time is not None:
@@ -257,7 +259,6 @@ class Generation:
             return []
         if not self.tokens:
             self._begin(output)
-        self._count_steps(output)
         tokens = []
         for given in output.tokens:
             token = self._token(given.token_id, given.logprob)
@@ -267,6 +268,7 @@ class Generation:
             if self._stops is not None and self._stops.push(token.text) is not None:
                 self.finish_reason = FinishReason.STOP_SEQUENCE
                 break
+        self._count_steps(output, len(tokens))
         if len(tokens) == len(output.tokens) and output.finish_reason is not None:
             # TGI's order: the length and EOS go before a stop string that the same token completes.
             self.finish_reason = output.finish_reason
