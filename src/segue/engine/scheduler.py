@@ -155,13 +155,13 @@ class Scheduler:
             return None
         self._count(decodes, prefills)
         speculating = self._speculator.extend(decodes, prefills, self._in_flight)
-        if prefills or speculating or self.waiting:
-            return ScheduledBatch(sequences=decodes + speculating + prefills, num_decode_sequences=len(decodes))
+        must_stop = prefills or speculating or self.waiting
+        max_steps = 1 if must_stop else self._run_ahead.reserve(decodes, self._in_flight)
         return ScheduledBatch(
-            sequences=decodes,
+            sequences=decodes + speculating + prefills,
             num_decode_sequences=len(decodes),
-            max_steps=self._run_ahead.reserve(decodes, self._in_flight),
-            stop_token_ids=stop_token_ids(self._in_flight.values()),
+            max_steps=max_steps,
+            stop_token_ids=stop_token_ids(self._in_flight.values()) if max_steps > 1 else frozenset(),
             news_file=news_file,
         )
 

@@ -4,8 +4,6 @@ Those are most steps of most servers. What ``ModelRunner`` does of tensors, rows
 the weights that pass through the caches between two steps leave nothing of Python in them.
 """
 
-from math import isnan
-
 from segue.core.batch import ScheduledBatch, ScheduledSequence
 from segue.core.output import TokenOutput
 from segue.runner.native_model import NativeModel
@@ -41,7 +39,7 @@ class GreedyStep:
             list(batch.stop_token_ids),
             batch.news_file,
         )
-        if isnan(sum([logprob for _, logprob in steps[0]])):
+        if not steps:
             return None
         return list(zip(*[[TokenOutput(*token) for token in step] for step in steps], strict=True)), choosing_s
 

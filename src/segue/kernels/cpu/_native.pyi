@@ -262,8 +262,8 @@ def pack_tokens(
 ) -> None: ...
 
 class GreedyStep:
-    """``run``: for each step (id, logprob) of each sequence, logprob NaN where there is none; the seconds that choosing
-    took."""
+    """``run``: for each step (id, logprob) of each sequence, up to the first that has NaN for one of them; the
+    seconds that choosing took."""
 
     def __init__(
         self, forward: Program, logits: Program, hidden_width: int, vocab_size: int, block_size: int

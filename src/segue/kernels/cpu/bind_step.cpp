@@ -167,7 +167,8 @@ class GreedyStep {
 
     // [steps][sequences] what comes after each sequence's last token; the seconds that the choice took. More than one
     // step only where each sequence has one token; the last is `max_steps`, or the first that gives one of
-    // `stop_token_ids`, that comes before one with a logprob of NaN, or that ends when `news_file` can be read.
+    // `stop_token_ids`, that comes before one with a logprob of NaN, or that ends when `news_file` can be read. None where
+    // the first has such a logprob.
     std::tuple<std::vector<std::vector<Token>>, double> run(nb::handle token_ids, nb::handle starts,
                                                             nb::handle block_tables, nb::handle cross_lens,
                                                             nb::handle cross_tables, int64_t max_steps,
@@ -191,10 +192,10 @@ class GreedyStep {
         nb::gil_scoped_release released;
         while (true) {
             std::vector<Token> step = likeliest(pass, inputs, tokens.row_starts);
-            if (fails(step) && !found.empty()) break;
+            if (fails(step)) break;
             found.push_back(std::move(step));
-            if (static_cast<int64_t>(found.size()) == max_steps || fails(found.back()) ||
-                stops(found.back(), stop_token_ids) || has_news(news_file))
+            if (static_cast<int64_t>(found.size()) == max_steps || stops(found.back(), stop_token_ids) ||
+                has_news(news_file))
                 break;
             go_on(found.back(), &tokens, &self);
         }
