@@ -18,13 +18,14 @@ import pytest
 
 from segue.core.config import ServeConfig
 from segue.core.errors import GenerationError
+from segue.core.processors import allowed_processors
 from segue.core.request import Request, StopCriteria
 from segue.engine.remote import RemoteEngine
 from segue.kernels import cpu
 from segue.launcher import engine_process
 from segue.launcher.engine_child import LoadProgress
 from segue.launcher.engine_process import EngineStartError, EngineSupervisor
-from segue.launcher.processors import allowed_processors, keep_off
+from segue.launcher.processors import keep_off
 
 CONFIG = ServeConfig(device="cpu", num_threads=1, kv_cache_memory=1_000_000, log_level="warn")
 TIMEOUT_S = 60.0

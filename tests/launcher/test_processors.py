@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from segue.launcher.processors import allowed_processors
+from segue.core.processors import allowed_processors
 
 PROGRAM = """
 import json, os, sys, threading
-from segue.launcher.processors import allowed_processors, keep_off
+from segue.core.processors import allowed_processors
+from segue.launcher.processors import keep_off
 
 def affinities():
     return [sorted(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")]

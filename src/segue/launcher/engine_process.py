@@ -17,9 +17,9 @@ import msgspec
 from segue.core.config import ServeConfig, environment
 from segue.core.errors import SegueError
 from segue.core.output import EngineInfo
+from segue.core.processors import allowed_processors
 from segue.engine.remote import RemoteEngine
 from segue.launcher.engine_child import EngineTask, LoadFailed, LoadProgress, Report
-from segue.launcher.processors import allowed_processors
 
 __all__ = ["EngineProcess", "EngineStartError", "EngineSupervisor", "engine_environment"]
 

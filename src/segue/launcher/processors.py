@@ -9,12 +9,9 @@ ms, now 0.09; of opt-125m's rate HTTP took 5 %, now 2 %).
 import contextlib
 import os
 
-__all__ = ["allowed_processors", "keep_off"]
+from segue.core.processors import allowed_processors
 
-
-def allowed_processors() -> list[int]:
-    """Those that this thread may use; none where the system does not say."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+__all__ = ["keep_off"]
 
 
 def keep_off(processor: int | None, num_processes: int) -> None:

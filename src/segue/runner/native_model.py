@@ -5,12 +5,12 @@ logits. A model whose forward pass cannot be recorded runs as it is.
 """
 
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from segue.core.processors import allowed_processors
 from segue.kernels import cpu
 from segue.kernels.cpu.recorder import Recorder, TraceError
 from segue.layers.attention import ForwardContext
@@ -36,7 +36,7 @@ def use_threads(count: int) -> None:
         from segue.kernels.cpu import _native
 
         if _native.num_threads() != count:
-            _native.set_num_threads(count, count == _num_processors())
+            _native.set_num_threads(count, count == len(allowed_processors()))
 
 
 def own_processor() -> int | None:
@@ -44,13 +44,10 @@ def own_processor() -> int | None:
     if cpu.is_available():
         from segue.kernels.cpu import _native
 
-        if _native.num_threads() == _num_processors() > 1:
-            return min(os.sched_getaffinity(0))
+        processors = allowed_processors()
+        if _native.num_threads() == len(processors) > 1:
+            return processors[0]
     return None
-
-
-def _num_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
 def is_native(model: Model, device: torch.device) -> bool:
