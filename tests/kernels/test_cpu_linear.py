@@ -204,14 +204,16 @@ def test_integer_sums_are_exact(kind: str, group: int, k: int) -> None:
 
 @pytest.mark.parametrize("kind", ["i8", "i8w", "i4", "i4w"])
 @pytest.mark.parametrize("k", [7, 500])
-def test_a_row_of_integers_is_the_same_alone_and_among_others(kind: str, k: int, two_threads: None) -> None:
-    packed = quantize(numbers(1, 100, k), kind, group=32, has_zeros=kind == "i4")
+@pytest.mark.parametrize("group", [0, 32])
+def test_a_row_of_integers_is_the_same_alone_and_among_others(kind: str, k: int, group: int, two_threads: None) -> None:
+    packed = quantize(numbers(1, 100, k), kind, group=group, has_zeros=kind == "i4")
     x = numbers(2, 230, k)
     alone = torch.cat([linear(row[None], packed) for row in x])
-    for rows in (2, 3, 7, 12, 14, 65, 230):
-        assert torch.equal(linear(x[:rows], packed), alone[:rows]), rows
-    _native.set_num_threads(1)
-    assert torch.equal(linear(x, packed), alone)
+    # Threads share out rows, groups or inputs: by how many of each there are.
+    for threads in (2, 3, 1):
+        _native.set_num_threads(threads)
+        for rows in (2, 3, 7, 12, 14, 30, 65, 230):
+            assert torch.equal(linear(x[:rows], packed), alone[:rows]), (threads, rows)
 
 
 def decoded(packed: object, k: int) -> Tensor:

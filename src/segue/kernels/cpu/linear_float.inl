@@ -61,7 +61,7 @@ SEGUE_INLINE void multiply_add(fnative (&acc)[R][V], const float* x, const fnati
 // x [k][R] times `columns_of` R columns of weights [k][panel_width], into or added to sums [R][panel_width].
 template <class Weights, int R>
 static void float_tile(
-    const typename Weights::Storage* weights, const float* x, int64_t k, bool adds, Ahead ahead, float* sums) {
+    const typename Weights::Storage* weights, const float* x, int64_t k, bool adds, Ahead& ahead, float* sums) {
     constexpr int V = vectors_of<R>;
     fnative acc[R][V];
     load_sums<R>(acc, sums, adds);
@@ -86,9 +86,10 @@ class FloatPanel {
 
     template <int R>
     void tile(const float* x, float* sums) const {
-        for (int64_t column = 0; column < panel_width; column += columns_of<R>)
-            float_tile<Weights, R>(data_ + column, x, k_, false, Ahead::of_panel(at(0), panel_width * sizeof(Storage)),
-                                   sums + column);
+        for (int64_t column = 0; column < panel_width; column += columns_of<R>) {
+            Ahead ahead = Ahead::of_panel(at(0), panel_width * sizeof(Storage));
+            float_tile<Weights, R>(data_ + column, x, k_, false, ahead, sums + column);
+        }
     }
 
     const std::byte* at(int64_t begin) const {
@@ -131,8 +132,9 @@ struct BlockTile {
 
     template <int R>
     void run() const {
+        Ahead next = ahead;
         for (int64_t column = 0; column < panel_width; column += columns_of<R>)
-            float_tile<F32, R>(weights + column, x, count, adds, ahead, sums + column);
+            float_tile<F32, R>(weights + column, x, count, adds, next, sums + column);
     }
 };
 

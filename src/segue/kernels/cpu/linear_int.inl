@@ -92,13 +92,6 @@ struct Codes8 {
 #endif
 };
 
-// Codes of 4 bits, each in a byte of its own: what several tiles are multiplied with.
-struct Codes4Bytes : Codes4 {
-    static constexpr int steps = 1;
-
-    SEGUE_INLINE Prepared prepare(unative word, int) { return word; }
-};
-
 // Steps a block: 24 KiB of bytes.
 constexpr int64_t block_steps = 192;
 
@@ -138,74 +131,69 @@ struct IntPart {
     int32_t* partials;  // alike, sums of a group that is not yet whole
 };
 
-// One group's sums to floats, added to those of the groups before it.
-template <int R, int V>
+// One group's sums to floats, added to those of the groups before it. What the codes are too large by is taken off here:
+// sums that began with it took 1.08 times as long (groups of 64, Zen 5).
+template <class Codes, int R, int V>
 SEGUE_INLINE void add_group(
     const IntPart& part, int64_t group, int64_t column, const inative (&acc)[R][V]) {
-    const float* x_scales = part.x_scales + group * R;
+    fnative scale[V], zero[V] = {};
 #pragma GCC unroll 8
     for (int c = 0; c < V; ++c) {
-        const int64_t at = column + c * native_lanes;
-        const fnative scale = part.scales.scale(group * panel_width + at);
-        fnative products[R];
+        const int64_t at = group * panel_width + column + c * native_lanes;
+        scale[c] = part.scales.scale(at);
+        if (part.has_zeros) zero[c] = part.scales.zero(at);
+    }
+    float* to = part.sums + column;
 #pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) products[r] = __builtin_convertvector(acc[r][c], fnative);
-        if (part.has_zeros) {
-            const fnative zero = part.scales.zero(group * panel_width + at);
-#pragma GCC unroll 12
-            for (int r = 0; r < R; ++r)
-                products[r] = fused(-zero, splat(bits_of<float>(part.x_offsets[group * R + r])), products[r]);
-        }
-#pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) {
-            float* to = part.sums + r * panel_width + at;
-            store(to, fused(products[r] * splat(x_scales[r]), scale, load<fnative>(to)));
+    for (int r = 0; r < R; ++r, to += panel_width) {
+        const fnative x_scale = splat(part.x_scales[group * R + r]);
+        const int32_t offset = part.x_offsets[group * R + r];
+#pragma GCC unroll 8
+        for (int c = 0; c < V; ++c) {
+            inative sum = acc[r][c];
+            if (Codes::middle != 0 && !part.has_zeros) sum += splat(offset);
+            fnative product = __builtin_convertvector(sum, fnative);
+            if (part.has_zeros) product = fused(-zero[c], splat(bits_of<float>(offset)), product);
+            float* at = to + c * native_lanes;
+            store(at, fused(product * x_scale, scale[c], load<fnative>(at)));
         }
     }
 }
 
-// Into `acc`: what a group begins with, or goes on with.
-template <class Codes, int R, int V>
-SEGUE_INLINE void begin_group(
-    const IntPart& part, int64_t group, bool continues, int64_t column, inative (&acc)[R][V]) {
+// Into `acc`: zeros, or the sums of a group that goes on.
+template <int R, int V>
+SEGUE_INLINE void begin_group(const IntPart& part, bool continues, int64_t column, inative (&acc)[R][V]) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-        for (int c = 0; c < V; ++c) {
-            const int32_t* partial = part.partials + r * panel_width + column + c * native_lanes;
-            if (continues)
-                acc[r][c] = load<inative>(partial);
-            else if (Codes::middle == 0 || part.has_zeros)
-                acc[r][c] = inative{};
-            else
-                acc[r][c] = splat(part.x_offsets[group * R + r]);
-        }
+        for (int c = 0; c < V; ++c)
+            acc[r][c] = continues ? load<inative>(part.partials + r * panel_width + column + c * native_lanes) : inative{};
 }
 
 template <class Codes, int R>
-static void int_tile(IntPart part, int64_t column) {
+static void int_tile(const IntPart& part, int64_t column, Ahead& next_lines) {
     constexpr int V = vectors_of<R>;
     const std::byte* data = part.data + 4 * column;
+    const int32_t* x = part.x;
+    Ahead ahead = next_lines;
     if (part.begin == 0) {
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r)
             for (int c = 0; c < V; ++c)
                 store(part.sums + r * panel_width + column + c * native_lanes, fnative{});
     }
-    for (int64_t step = part.begin; step < part.end;) {
-        const int64_t group = step / part.group_steps;
-        int64_t whole = (group + 1) * part.group_steps;
-        if (whole > part.last) whole = part.last;
-        const int64_t end = whole < part.end ? whole : part.end;
-        inative acc[R][V];
-        begin_group<Codes, R>(part, group, step > group * part.group_steps, column, acc);
+    int64_t step = part.begin, group = step / part.group_steps, begin = group * part.group_steps;
+    for (; step < part.end; ++group, begin += part.group_steps) {
+        const int64_t whole = begin + part.group_steps, end = whole < part.end ? whole : part.end;
         const int64_t words = (end - step) / Codes::steps;
-        add_products<Codes, R>(data, words, part.x, part.ahead, acc);
+        inative acc[R][V];
+        begin_group<R>(part, step > begin, column, acc);
+        add_products<Codes, R>(data, words, x, ahead, acc);
         data += words * 4 * panel_width;
-        part.x += (end - step) * R;
+        x += (end - step) * R;
         step = end;
-        if (end == whole) {
-            add_group<R>(part, group, column, acc);
+        if (end == whole || end == part.last) {
+            add_group<Codes, R>(part, group, column, acc);
             continue;
         }
 #pragma GCC unroll 12
@@ -214,6 +202,7 @@ static void int_tile(IntPart part, int64_t column) {
             for (int c = 0; c < V; ++c)
                 store(part.partials + r * panel_width + column + c * native_lanes, acc[r][c]);
     }
+    next_lines = ahead;
 }
 
 template <class Codes>
@@ -222,19 +211,10 @@ struct IntTile {
 
     template <int R>
     void run() const {
-        for (int64_t column = 0; column < panel_width; column += columns_of<R>) int_tile<Codes, R>(part, column);
+        Ahead ahead = part.ahead;
+        for (int64_t column = 0; column < panel_width; column += columns_of<R>) int_tile<Codes, R>(part, column, ahead);
     }
 };
-
-// Words of 4-bit codes as bytes, a word of 4 inputs each.
-static void expand4(const std::byte* from, int64_t words, std::byte* to) {
-    for (int64_t word = 0; word < words; ++word, from += 4 * panel_width, to += 8 * panel_width)
-        for (int64_t at = 0; at < 4 * panel_width; at += sizeof(unative)) {
-            unative codes = load<unative>(from + at);
-            store(to + at, Codes4::prepare(codes, 0));
-            store(to + 4 * panel_width + at, Codes4::prepare(codes, 1));
-        }
-}
 
 // Blocks of whole groups, or groups of whole and parts of blocks; all steps in one where they are read once.
 static inline Blocks int_blocks(const Linear& weight, Tiles tiles) {
@@ -251,7 +231,6 @@ constexpr int64_t step_bytes = 4 * panel_width / Codes::steps;
 
 template <class Codes>
 static void int_piece(const Linear& weight, const Quantized& x, Piece piece, float* sums) {
-    alignas(64) std::byte buffer[Codes::steps == 2 ? block_steps * 4 * panel_width : 64];
     alignas(64) int32_t partials[max_block_rows * panel_width];
     // Codes of 8 bits end at whole words of 4 inputs.
     const int64_t steps = Codes::steps == 1 ? (weight.k + 3) / 4 : x.blocks.inputs;
@@ -261,11 +240,10 @@ static void int_piece(const Linear& weight, const Quantized& x, Piece piece, flo
     for (int64_t begin = 0; begin < steps; begin += blocks.size) {
         const int64_t end = begin + blocks.size < steps ? begin + blocks.size : steps;
         const int64_t num_bytes = (end - begin) * step_bytes<Codes>;
-        const bool in_blocks = !reads_once(x.tiles), expands = Codes::steps == 2 && in_blocks;
-        if (expands) expand4(data, (end - begin) / 2, buffer);
+        const bool in_blocks = !reads_once(x.tiles);
         for (int64_t tile = 0; tile < piece.tiles; ++tile) {
             const int64_t at = x.group_offset(0, piece.first_tile + tile), offset = tile * height * panel_width;
-            const IntPart part{expands ? buffer : data,
+            const IntPart part{data,
                                x.words_of(begin, piece.first_tile + tile),
                                group_scales(weight, piece.panel),
                                x.scales + at,
@@ -275,14 +253,11 @@ static void int_piece(const Linear& weight, const Quantized& x, Piece piece, flo
                                weight.group / 4,
                                steps,
                                weight.zeros != nullptr,
-                               in_blocks ? Ahead::of_tile(data + num_bytes, num_bytes, tile, end - begin)
+                               in_blocks ? Ahead::of_tile(data + num_bytes, num_bytes, tile, (end - begin) / Codes::steps)
                                          : Ahead::of_panel(data, 4 * panel_width),
                                sums + offset,
                                partials + offset};
-            if (expands)
-                with_height(height, IntTile<Codes4Bytes>{part});
-            else
-                with_height(height, IntTile<Codes>{part});
+            with_height(height, IntTile<Codes>{part});
         }
         data += num_bytes;
     }

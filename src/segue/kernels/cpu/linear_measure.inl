@@ -30,16 +30,16 @@ static int64_t multiply_cached(bool integers, int64_t rounds) {
     int64_t words = inputs;
     for (int64_t round = 0; round < rounds; ++round) {
         for (int64_t column = 0; column < panel_width; column += tile_columns) {
+            Ahead none{nullptr, 0, 0};
             if (integers) {
                 inative acc[max_tile_rows][tile_vectors] = {};
-                Ahead none{nullptr, 0, 0};
                 add_products<Codes8, max_tile_rows>(reinterpret_cast<const std::byte*>(data + column), words,
                                                     reinterpret_cast<const int32_t*>(x), none, acc);
                 for (int r = 0; r < max_tile_rows; ++r)
                     for (int c = 0; c < tile_vectors; ++c)
                         store(sums + r * panel_width + column + c * native_lanes, acc[r][c]);
             } else {
-                float_tile<F32, max_tile_rows>(data + column, x, inputs, false, {nullptr, 0, 0}, sums + column);
+                float_tile<F32, max_tile_rows>(data + column, x, inputs, false, none, sums + column);
             }
         }
         asm volatile("" : : "r"(sums) : "memory");
