@@ -33,6 +33,7 @@ from segue.launcher.http_server import HTTPServer
 from segue.launcher.limited_protocol import ConnectionLimits
 from segue.server import token_lane
 from segue.server.app import build_app
+from segue.server.generation import Generation, Token
 from segue.server.state import ServedModel
 from segue.server.token_lane import LaneTokens, Way, new_lane
 from segue.text.chat_template import ChatTemplate
@@ -78,6 +79,21 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(token_lane.Way, "leave", counting_leave)
     return numbers
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[list[Token]]:
+    """The tokens of streams that came to their end."""
+    generations: list[list[Token]] = []
+    record = Generation.record_success
+
+    def keeping_record(generation: Generation) -> None:
+        generations.append(list(generation.tokens))
+        assert len(generation.tokens) == generation.num_tokens
+        record(generation)
+
+    monkeypatch.setattr(Generation, "record_success", keeping_record)
+    return generations
 
 
 @dataclass
@@ -174,17 +190,22 @@ async def answers(server: Running) -> dict[str, list[str]]:
     return found
 
 
-def test_the_answers_are_the_same(tokenizer: Tokenizer, tmp_path: Path, run: Any, taken: list[int]) -> None:
+def test_the_answers_are_the_same(
+    tokenizer: Tokenizer, tmp_path: Path, run: Any, taken: list[int], ended: list[list[Token]]
+) -> None:
     async def test() -> None:
         async with serving(tokenizer, endpoint, has_lane=False) as server:
             expected = await answers(server)
         assert taken == []
+        tokens = sorted(ended, key=repr)
+        ended.clear()
         async with serving(tokenizer, endpoint) as server:
             for path, replies in (await answers(server)).items():
                 for reply, without_lane in zip(replies, expected[path], strict=True):
                     assert reply == without_lane
             assert len(server.lane) == 0
         assert len(taken) > 0
+        assert sorted(ended, key=repr) == tokens
 
     endpoint = f"ipc://{tmp_path}/engine"
     with engine_process(endpoint):

@@ -192,7 +192,7 @@ def test_it_writes_what_the_dialect_renders(lane: Lane, rich_tokenizer: Tokenize
         takes_steps = draw.random() < 0.5
         lane.hear(step(RequestOutput(request_id=7, tokens=tuple(some), num_steps=len(some) if takes_steps else 1)))
         sent += [python_token(rich_tokenizer, each) for each in some]
-        generation: Any = SimpleNamespace(tokens=sent, top_tokens=[], finish_reason=None)
+        generation: Any = SimpleNamespace(num_tokens=len(sent), tokens=sent, top_tokens=[], finish_reason=None)
         expected.append(parsed(dialect.render(generation, sent[-len(some) :])))
         num_tokens, steps = (1, len(some)) if takes_steps else (len(some), 1)
         num_steps[num_tokens] = num_steps.get(num_tokens, 0) + steps

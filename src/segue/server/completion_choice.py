@@ -31,7 +31,7 @@ def completion_choice(words: OpenAIWords, index: int, generation: Generation, sh
     """Of an answer at once."""
     logprobs = None
     if shape.num_top_tokens is not None:
-        shown = 0 if shape.hides_generation else len(generation.tokens)
+        shown = 0 if shape.hides_generation else generation.num_tokens
         logprobs = _logprobs(generation, 0, shown, shape.num_top_tokens, prefill=generation.prefill, echo=shape.echo)
     return {
         "index": index,
@@ -73,7 +73,7 @@ class CompletionEvents(OpenAIEvents):
         self._usage_head = b'%b,%b,"choices":[],"usage":' % (head, names)
 
     def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
-        before = len(generation.tokens) - len(tokens)
+        before = generation.num_tokens - len(tokens)
         events = []
         for number, token in enumerate(tokens, 1):
             is_last = generation.finish_reason is not None and number == len(tokens)

@@ -15,7 +15,7 @@ from segue.server.admission import AdmittedRequest, Ask
 from segue.server.floats import shortest_f32
 from segue.server.journal import log_success, span_fields
 from segue.server.state import Server
-from segue.server.token_lane import TokenEvent, Way
+from segue.server.token_lane import LaneTokens, TokenEvent, Way
 from segue.server.tracing import MAX_TEXT_CHARS, GenerationRecord, current_trace
 from segue.text.detokenizer import IncrementalDetokenizer, generated_text
 from segue.text.stop_strings import StopMatcher
@@ -83,7 +83,11 @@ class Generation:
         """The first token is there, and neither stop strings nor other tokens are wanted."""
         self._take: Callable[[list[Token]], bool]
         self._way: Way | None = None
-        self.tokens: list[Token] = []
+        self._token_ids: list[int] = []
+        self._tokens: list[Token] = []
+        """Without those of ``_lane_tokens``."""
+        self._lane_tokens: list[tuple[int, LaneTokens]] = []
+        """What the lane wrote, and how many tokens were before it."""
         self.top_tokens: list[list[Token]] = []
         """One list a token; empty unless ``top_n_tokens`` was asked for."""
         self.prefill: list[PrefillToken] = []
@@ -143,13 +147,27 @@ class Generation:
         return len(self.admitted.input_ids)
 
     @property
+    def num_tokens(self) -> int:
+        return len(self._token_ids)
+
+    @property
+    def tokens(self) -> list[Token]:
+        """The lane's are made only when they are asked for: for 128 that takes 0.15 ms, just when streams end."""
+        for before, written in self._lane_tokens:
+            self._tokens[before:before] = [
+                Token(token_id, self._piece(token_id), shortest_f32(logprob), token_id in self._special_ids)
+                for token_id, logprob in zip(written.ids, written.logprobs, strict=True)
+            ]
+        self._lane_tokens.clear()
+        return self._tokens
+
+    @property
     def mean_logprob(self) -> float:
-        return math.fsum(token.logprob for token in self.tokens) / len(self.tokens)
+        return math.fsum(token.logprob for token in self.tokens) / self.num_tokens
 
     def text(self) -> str:
         """What was generated, special tokens skipped, a stop string kept."""
-        ids = [token.id for token in self.tokens]
-        return generated_text(self._tokenizer, self._request.prompt_token_ids, ids)
+        return generated_text(self._tokenizer, self._request.prompt_token_ids, self._token_ids)
 
     def timings(self) -> Timings:
         """Of a generation that ended."""
@@ -160,7 +178,7 @@ class Generation:
             validation_time=admitted.validated_time - admitted.ask.received_time,
             queue_time=max(0.0, self._scheduled_time - admitted.validated_time),
             inference_time=inference_s,
-            time_per_token=inference_s / len(self.tokens),
+            time_per_token=inference_s / self.num_tokens,
         )
 
     def record(self) -> GenerationRecord:
@@ -180,12 +198,12 @@ class Generation:
             batch_size=self._batch_size,
             num_inputs=self.num_inputs,
             num_cached_tokens=self.num_cached_tokens,
-            num_tokens=len(self.tokens),
+            num_tokens=self.num_tokens,
         )
 
     def record_success(self) -> None:
         """Into the metrics and the log, once a request: of ``best_of`` sequences the best."""
-        metrics, timings, num_tokens = self._server.metrics, self.timings(), len(self.tokens)
+        metrics, timings, num_tokens = self._server.metrics, self.timings(), self.num_tokens
         metrics.settle()
         metrics.request_success.add()
         metrics.request_duration.observe(timings.total_time)
@@ -206,14 +224,15 @@ class Generation:
         tokens = self._read_plain(outputs) if self._is_plain else self._read_all(outputs)
         goes_on = (not tokens or self._take(tokens)) and self.finish_reason is None
         if goes_on and self._way is not None and self._is_plain and self._detokenizer.is_plain:
-            self._way.enter(len(self.tokens) + 1)
+            self._way.enter(self.num_tokens + 1)
         return goes_on
 
     def _add_lane_tokens(self) -> None:
         written = None if self._way is None else self._way.leave()
         if written is None:
             return
-        self.tokens += map(self._token, written.ids, written.logprobs)
+        self._lane_tokens.append((self.num_tokens, written))
+        self._token_ids += written.ids
         for num_tokens, num_steps in written.num_steps.items():
             self._server.metrics.skipped(num_tokens - 1, num_steps)
 
@@ -230,7 +249,7 @@ class Generation:
         else:
             for output in outputs:
                 self._count_steps(output, len(output.tokens))
-        self.tokens += tokens
+        self._add(tokens)
         reason = outputs[-1].finish_reason
         if reason is not None and outputs[-1].tokens:
             self.finish_reason = reason
@@ -243,7 +262,7 @@ class Generation:
             if self.finish_reason is not None:  # a stop string: what the engine made since is not wanted
                 break
             tokens += self._read(output)
-        self._is_plain = bool(self.tokens) and self._stops is None and not self._has_top_tokens
+        self._is_plain = bool(self._token_ids) and self._stops is None and not self._has_top_tokens
         return tokens
 
     def _count_steps(self, output: RequestOutput, num_taken: int) -> None:
@@ -257,7 +276,7 @@ class Generation:
             self._scheduled_time = output.scheduled_time
         if not output.tokens:
             return []
-        if not self.tokens:
+        if not self._token_ids:
             self._begin(output)
         tokens = []
         for given in output.tokens:
@@ -274,8 +293,12 @@ class Generation:
             self.finish_reason = output.finish_reason
         if self.finish_reason is not None:
             self._end_time = time.monotonic()
-        self.tokens += tokens
+        self._add(tokens)
         return tokens
+
+    def _add(self, tokens: list[Token]) -> None:
+        self._tokens += tokens
+        self._token_ids += [token.id for token in tokens]
 
     def _token(self, token_id: int, logprob: float) -> Token:
         """The next one."""
@@ -301,6 +324,13 @@ class Generation:
             for token_id, logprob in given.top_tokens
             if logprob != -math.inf
         ]
+
+    def _piece(self, token_id: int) -> str:
+        """The text of a token of the lane."""
+        assert self._tokenizer.pieces is not None
+        text = self._tokenizer.pieces[token_id]
+        assert isinstance(text, str)
+        return text
 
     def _text_of(self, token_id: int) -> str:
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
@@ -360,7 +390,7 @@ def timing_headers(generation: Generation, compute_type: str) -> dict[str, str]:
         "x-inference-time": _milliseconds(timings.inference_time),
         "x-time-per-token": _milliseconds(timings.time_per_token),
         "x-prompt-tokens": str(generation.num_inputs),
-        "x-generated-tokens": str(len(generation.tokens)),
+        "x-generated-tokens": str(generation.num_tokens),
     }
 
 
@@ -368,7 +398,7 @@ def longest_headers(generations: Sequence[Generation], compute_type: str) -> dic
     """Of several choices of one prompt, which ran side by side: the times of the one that ended last."""
     last = max(generations, key=lambda each: each.timings().total_time)
     headers = timing_headers(last, compute_type)
-    return {**headers, "x-generated-tokens": str(sum(len(each.tokens) for each in generations))}
+    return {**headers, "x-generated-tokens": str(sum(each.num_tokens for each in generations))}
 
 
 def sum_headers(headers: Sequence[dict[str, str]]) -> dict[str, str]:

@@ -56,7 +56,7 @@ class ResponseShape:
 
     def ended(self, generation: Generation, items: list[Item]) -> dict[str, Any]:
         is_cut = generation.finish_reason is FinishReason.LENGTH
-        num_inputs, num_outputs = generation.num_inputs, len(generation.tokens)
+        num_inputs, num_outputs = generation.num_inputs, generation.num_tokens
         return {
             **self._given,
             "status": "incomplete" if is_cut else "completed",

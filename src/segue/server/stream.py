@@ -80,7 +80,7 @@ class GenerateEvents:
 
     def render(self, generation: Generation, tokens: Sequence[Token]) -> bytes:
         is_end = generation.finish_reason is not None
-        before = len(generation.tokens) - len(tokens)
+        before = generation.num_tokens - len(tokens)
         if not is_end and not generation.top_tokens:
             events = [
                 b'data: {"index":%d,"token":%b,"generated_text":null,"details":null}\n\n' % (index, encode(token))
@@ -98,7 +98,7 @@ class GenerateEvents:
     def _end(self, generation: Generation) -> bytes:
         details = {
             "finish_reason": generation.finish_reason,
-            "generated_tokens": len(generation.tokens),
+            "generated_tokens": generation.num_tokens,
             "seed": generation.seed,
             "input_length": generation.num_inputs,
         }
@@ -190,7 +190,7 @@ class ChatEvents(OpenAIEvents):
                 return head + content + tail
             contents = [b'""' if token.special else encode(token.text) for token in tokens]
             return head + (tail + head).join(contents) + tail
-        before = len(generation.tokens) - len(tokens)
+        before = generation.num_tokens - len(tokens)
         events = []
         for number, token in enumerate(tokens, 1):
             content = b'""' if token.special else encode(token.text)
@@ -227,7 +227,7 @@ def chat_logprob(generation: Generation, index: int) -> dict[str, Any]:
 def usage(generations: Sequence[Generation], choices_per_prompt: int = 1) -> dict[str, int]:
     """OpenAI's count of tokens, summed; the choices of a prompt follow each other, and it counts once."""
     num_prompt = sum(each.num_inputs for each in generations[::choices_per_prompt])
-    num_completion = sum(len(each.tokens) for each in generations)
+    num_completion = sum(each.num_tokens for each in generations)
     return {
         "prompt_tokens": num_prompt,
         "completion_tokens": num_completion,

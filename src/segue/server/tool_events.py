@@ -53,7 +53,7 @@ class ToolChatEvents(ChatEvents):
             self._logprobs.clear()
             return b""
         if self._wants_logprobs:
-            numbers = range(len(generation.tokens) - len(tokens), len(generation.tokens))
+            numbers = range(generation.num_tokens - len(tokens), generation.num_tokens)
             self._logprobs += [chat_logprob(generation, number) for number in numbers]
         events = [self._chunk_of(delta) for piece in pieces for delta in self._deltas(piece)]
         if generation.finish_reason is not None:

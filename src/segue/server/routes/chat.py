@@ -225,7 +225,7 @@ def _choice(
 ) -> dict[str, Any]:
     generation, logprobs = answer.generation, None
     if wants_logprobs:
-        logprobs = {"content": [chat_logprob(generation, number) for number in range(len(generation.tokens))]}
+        logprobs = {"content": [chat_logprob(generation, number) for number in range(generation.num_tokens)]}
     message = {"role": "assistant", "content": answer.text}
     if answer.calls:
         message = message_of_calls(server.words, answer, new_id)

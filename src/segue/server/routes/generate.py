@@ -82,7 +82,7 @@ def _prefix(body: GenerateRequest, default_full_text: bool) -> str:
 def _details(generation: Generation) -> dict[str, Any]:
     return {
         "finish_reason": generation.finish_reason,
-        "generated_tokens": len(generation.tokens),
+        "generated_tokens": generation.num_tokens,
         "seed": generation.seed,
         "prefill": generation.prefill,
         "tokens": generation.tokens,
