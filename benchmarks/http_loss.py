@@ -2,14 +2,14 @@
 
     python benchmarks/http_loss.py --model models/llama-1b --quantize int8 --streams 1 16 --repeats 5
 
-Alone, a process builds the engine as ``segue serve`` does and calls its steps. Served, every token is a server-sent
-event of its own, read over plain sockets by this process: ``eager`` wakes for each event, and pays for it with the same
-cores; ``bulk`` leaves all but the first in the kernel until the stream ends, as a client on another machine would cost
-nothing. One stream counts tokens a second after the first token; several count all tokens over the whole time, prompts
-included. Each turn runs both, the one that begins changing; a turn in which others used the processors is taken again,
-up to ``--tries`` times as many turns in all, of which the quietest count. Prints medians, the loss, the median loss of
-the pairs, and the CPU time that each process takes for a token; appends a JSON line a row to
-benchmarks/results/http-loss.jsonl.
+Both have a cache that the warm-up has filled once. Alone, a process builds the engine as ``segue serve`` does and
+calls its steps. Served, every token is a server-sent event of its own, read over plain sockets by this process:
+``eager`` wakes for each event, and pays for it with the same cores; ``bulk`` leaves all but the first in the kernel
+until the stream ends, as a client on another machine would cost nothing. One stream counts tokens a second after the
+first token; several count all tokens over the whole time, prompts included. Each turn runs both, the one that begins
+changing; a turn in which others used the processors is taken again, up to ``--tries`` times as many turns in all, of
+which the quietest count. Prints medians, the loss, the median loss of the pairs, and the CPU time that each process
+takes for a token; appends a JSON line a row to benchmarks/results/http-loss.jsonl.
 """
 
 import argparse
@@ -39,9 +39,10 @@ WAIT_S = 600.0
 QUIET_SHARE = 0.06
 """Of one processor, which others may use in a turn that counts for quiet."""
 BULK_BYTES = 1 << 20
-CACHED_TURNS, WARM_TURNS = 2, 3
-"""What the cache holds. A larger one would be memory that nobody has written yet in every turn: the kernel's clearing of
-it took 0 to 80 ms of 400."""
+CACHED_TURNS = 2
+"""What the cache holds. In a larger one most turns would use memory that nobody has written yet: to clear it took the
+kernel 0 to 80 ms of 400."""
+WARM_TURNS = CACHED_TURNS + 1
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def pairs(
     num_streams: int,
     args: argparse.Namespace,
 ) -> dict[str, list[dict[str, Any]]]:
-    """For each kind of client: what the turns gave; the first one warms up."""
+    """For each kind of client: what the turns gave; the first ones warm up."""
     neighbours = Neighbours([*pids.values(), engine_pid])
     found: dict[str, list[dict[str, Any]]] = {}
     seeds = itertools.count(num_streams << 20)  # no prompt of other rows, which a cache would hold

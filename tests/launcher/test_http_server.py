@@ -191,6 +191,63 @@ async def test_events_of_a_client_that_left_while_it_did_not_read_are_cancelled(
         await is_cancelled.wait()
 
 
+async def pieces_of(address: tuple[str, int], *, until: bytes) -> AsyncIterator[bytes]:
+    """What one stream brings, as it is sent: a small piece that is sent at once is received at once."""
+    loop = asyncio.get_running_loop()
+    with socket.create_connection(address) as connection:
+        connection.setblocking(False)
+        await loop.sock_sendall(connection, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
+        piece = b""
+        while until not in piece:
+            piece = await loop.sock_recv(connection, 1 << 16)
+            assert piece, "the server hung up"
+            yield piece
+
+
+async def test_the_head_goes_with_the_first_event_and_the_end_with_the_last() -> None:
+    goes_on = asyncio.Event()
+
+    async def events(sink: EventSink) -> None:
+        sink.write(b"data: 1\n\n")
+        await goes_on.wait()
+        sink.add(b"data: 2\n\n")
+
+    async with serving(PATIENT, EventStream(events, {})) as address, asyncio.timeout(60):
+        pieces = []
+        async for piece in pieces_of(address, until=b"0\r\n\r\n"):
+            pieces.append(piece)
+            goes_on.set()
+    first, last = pieces
+    assert first.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert first.endswith(b"\r\n\r\n9\r\ndata: 1\n\n\r\n")
+    assert last == b"9\r\ndata: 2\n\n\r\n0\r\n\r\n"
+
+
+async def test_a_head_does_not_wait_for_an_event_that_is_slow_to_come() -> None:
+    goes_on = asyncio.Event()
+
+    async def events(sink: EventSink) -> None:
+        await goes_on.wait()
+        sink.write(b"data: 1\n\n")
+
+    async with serving(PATIENT, EventStream(events, {})) as address, asyncio.timeout(60):
+        pieces = []
+        async for piece in pieces_of(address, until=b"0\r\n\r\n"):
+            pieces.append(piece)
+            goes_on.set()
+    assert pieces[0].endswith(b"\r\n\r\n")
+    assert b"data" not in pieces[0]
+    assert b"".join(pieces[1:]) == b"9\r\ndata: 1\n\n\r\n0\r\n\r\n"
+
+
+async def test_the_head_of_a_stream_that_fails_is_sent() -> None:
+    async def events(sink: EventSink) -> None:
+        raise RuntimeError
+
+    async with serving(PATIENT, EventStream(events, {})) as address:
+        assert (await answer(address, GOOD)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 async def test_what_is_written_after_the_end_of_a_response_is_no_part_of_the_next() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         writer = scope["extensions"][BODY_WRITER]["writer"]

@@ -73,6 +73,25 @@ def test_a_body_goes_out_in_chunks(make: Make, transport: Transport) -> None:
 
 
 @pytest.mark.parametrize("make", CLASSES)
+def test_what_is_added_and_held_goes_with_what_is_written_next(make: Make, transport: Transport) -> None:
+    outlet = make(-1, transport.write, transport.get_write_buffer_size)
+    outlet.hold(b"head")
+    outlet.add(b"")
+    outlet.write(b"hello")
+    outlet.add(b"last")
+    outlet.hold(b"end")
+    assert transport.written[1:] == []
+    outlet.flush()
+    outlet.flush()
+    assert b"".join(transport.written) == b"head" + chunk(b"hello") + chunk(b"last") + b"end"
+    assert len(transport.written) == 2
+    outlet.add(b"never")
+    outlet.close()
+    outlet.flush()
+    assert len(transport.written) == 2
+
+
+@pytest.mark.parametrize("make", CLASSES)
 def test_an_empty_body_writes_nothing(make: Make, transport: Transport) -> None:
     """An empty chunk is the end of a response."""
     outlet = make(-1, transport.write, transport.get_write_buffer_size)

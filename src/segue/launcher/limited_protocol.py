@@ -8,8 +8,9 @@ import asyncio
 import logging
 import sys
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -66,10 +67,51 @@ class _BodyWriter(Outlet):
         super().__init__(_plain_socket(transport), transport.write, transport.get_write_buffer_size)
         self.is_full = cycle.flow.write_paused
         self._flow = cycle.flow
+        self._cycle: RequestResponseCycle | None = cycle
+        self._leave: Callable[[], None] | None = None
+
+    def begin(self, leave: Callable[[], None]) -> None:
+        if self._cycle is None:  # the client has left already
+            leave()
+            return
+        self._leave = leave
+        self._cycle.transport = cast("asyncio.Transport", _Beside(self._cycle.transport, self))
+
+    def end(self) -> None:
+        self._leave = None
 
     async def drain(self) -> None:
         if self.is_full:
             await self._flow.drain()
+
+    def close(self) -> None:
+        super().close()
+        self._cycle = None
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+
+class _Beside:
+    """A transport whose first piece, the head of a response, waits for what its writer writes."""
+
+    def __init__(self, transport: asyncio.Transport, writer: _BodyWriter) -> None:
+        self._transport = transport
+        self._writer = writer
+        self._is_head = True
+
+    def write(self, data: bytes) -> None:
+        self._writer.hold(data)
+        if not self._is_head:
+            self._writer.flush()
+        self._is_head = False
+
+    def close(self) -> None:
+        self._writer.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -191,7 +233,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if self._writers:
-            self._writers.popleft().close()
+            writer = self._writers.popleft()
+            writer.end()
+            writer.close()
         super().on_response_complete()
         if self._is_in_message and not self._is_in_head and not self.transport.is_closing():
             self._close_after(self._limits.linger_s)

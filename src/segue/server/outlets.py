@@ -16,6 +16,7 @@ class _Outlet:
         ``write`` and ``num_waiting``: the transport's, the latter of bytes that it has not sent.
         """
         self._write = write
+        self._pieces: list[bytes] = []
         self._is_closed = False
         self.is_full = False
         """The client does not read as fast; the connection says it here."""
@@ -24,9 +25,25 @@ class _Outlet:
 
     def write(self, body: bytes) -> None:
         """Never waits. Nothing happens when the client has left."""
-        if body and not self._is_closed:  # an empty chunk would end the response
-            self._write(b"%x\r\n%b\r\n" % (len(body), body))
+        self.add(body)
+        self.flush()
+
+    def add(self, body: bytes) -> None:
+        """As ``write``, but it goes with what is written next."""
+        if body:  # an empty chunk would end the response
+            self._pieces.append(b"%x\r\n%b\r\n" % (len(body), body))
+
+    def hold(self, data: bytes) -> None:
+        """As ``add``, with data that is no part of the body: the head or the end."""
+        self._pieces.append(data)
+
+    def flush(self) -> None:
+        """Write what was added."""
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        if data and not self._is_closed:
             self.written_time = time.monotonic()
+            self._write(data)
 
     def close(self) -> None:
         """The connection is gone."""

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from starlette.types import Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from segue.server.generation import all_or_none
 
-__all__ = ["BODY_WRITER", "BodyWriter", "EventSink", "Events", "merge", "response_sink"]
+__all__ = ["BODY_WRITER", "BodyWriter", "EventSink", "Events", "merge", "response_sink", "until_client_leaves"]
 
 BODY_WRITER = "segue.body_writer"
 """The ASGI extension, of which ``writer`` is a ``BodyWriter``."""
@@ -24,8 +24,20 @@ class BodyWriter(Protocol):
     written_time: float
     """``time.monotonic()`` when something was written last, or of the beginning."""
 
+    def begin(self, leave: Callable[[], None]) -> None:
+        """Before the response's start, which then goes with the first body, as its end does with the last.
+
+        ``leave`` is called when the client leaves, until ``end``.
+        """
+
     def write(self, body: bytes) -> None:
         """Nothing happens when the client has left."""
+
+    def add(self, body: bytes) -> None:
+        """As ``write``; it may wait for what follows at once."""
+
+    def flush(self) -> None:
+        """Write what waits for others."""
 
     @property
     def is_full(self) -> bool:
@@ -33,6 +45,9 @@ class BodyWriter(Protocol):
 
     async def drain(self) -> None:
         """Wait until it is not full, or the client has left."""
+
+    def end(self) -> None:
+        """The response has ended, or nobody writes to it any more."""
 
 
 class EventSink(Protocol):
@@ -44,6 +59,9 @@ class EventSink(Protocol):
 
     def write(self, events: bytes) -> None:
         """Send what is not empty, later if need be."""
+
+    def add(self, events: bytes) -> None:
+        """As ``write``; it may wait for what follows at once."""
 
     async def drain(self) -> None:
         """Wait until it is not full."""
@@ -77,6 +95,8 @@ class _Gathering:
     def write(self, events: bytes) -> None:
         self._pieces.append(events)
 
+    add = write
+
     def _take(self) -> bytes:
         events = b"".join(self._pieces)
         self._pieces.clear()
@@ -98,21 +118,43 @@ class _GatheredSink(_Gathering):
             await self._sink.drain()
 
 
-def response_sink(scope: Scope, send: Send) -> BodyWriter:
-    """For a response that has started; the server's own way to the connection, where it offers one."""
+def response_sink(scope: Scope, receive: Receive, send: Send) -> BodyWriter:
+    """For one response; the server's own way to the connection, where it offers one."""
     extension = scope.get("extensions", {}).get(BODY_WRITER)
-    return _SendingSink(send) if extension is None else extension["writer"]
+    return _SendingSink(receive, send) if extension is None else extension["writer"]
 
 
 class _SendingSink(_Gathering):
     """For any ASGI server."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send) -> None:
         super().__init__()
+        self._receive = receive
         self._send = send
+        self._leaving: asyncio.Future[None] | None = None
         self.written_time = time.monotonic()
+
+    def begin(self, leave: Callable[[], None]) -> None:
+        async def wait() -> None:
+            await until_client_leaves(self._receive)
+            leave()
+
+        self._leaving = asyncio.ensure_future(wait())
+
+    def flush(self) -> None:
+        """Only ``drain`` can."""
 
     async def drain(self) -> None:
         if self.is_full:
             await self._send({"type": "http.response.body", "body": self._take(), "more_body": True})
             self.written_time = time.monotonic()
+
+    def end(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+
+
+async def until_client_leaves(receive: Receive) -> None:
+    """Of a request whose body was read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

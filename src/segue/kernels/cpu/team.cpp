@@ -3,6 +3,8 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <chrono>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -16,6 +18,11 @@ constexpr int spins_before_sleep = 20000;
 constexpr int spins_before_yield = 4000;
 // About 1 us: workers that run answer in less.
 constexpr int spins_before_alone = 400;
+// Some hundred us: no piece is as long.
+constexpr int spins_held_up = 5 * spins_before_yield;
+// A thread that gave up its processor for longer has another one waiting for it.
+constexpr auto least_slice = std::chrono::microseconds(20);
+constexpr int most_slices = 10;
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -23,6 +30,16 @@ inline void relax() {
 #elif defined(__aarch64__)
     asm volatile("yield");
 #endif
+}
+
+// Until nobody else wants this processor, at most for some slices of the system's.
+void give_way() {
+    using Clock = std::chrono::steady_clock;
+    for (int i = 0; i < most_slices; ++i) {
+        const Clock::time_point before = Clock::now();
+        sched_yield();
+        if (Clock::now() - before < least_slice) return;
+    }
 }
 
 void bind_to(int processor) {
@@ -86,22 +103,38 @@ class KeptOff {
 }  // namespace
 
 void Slice::barrier() const {
-    if (team != nullptr) team->barrier();
+    if (team != nullptr) team->barrier(index);
 }
 
 Turns::Turns(Team& team, int index, uint64_t first)
-    : team_(team), first_(first), is_joined_(index > 0), together_(team.slice(index)) {
-    if (is_joined_ || together_.team == nullptr) return;
+    : team_(team), first_(first), is_worker_(index > 0), together_(team.slice(index)) {
+    if (is_worker_ || together_.team == nullptr) return;
     for (int spins = 0; spins < spins_before_alone && !team_.all_are_ready(); ++spins) relax();
 }
 
 const Slice* Turns::next() {
     const uint64_t turn = turn_++;
-    if (is_joined_) return turn < first_ ? nullptr : &together_;
-    if (together_.team == nullptr || !team_.all_are_ready()) return &alone_;
+    if (is_worker_) return next_of_worker(turn);
+    if (together_.team == nullptr) return &alone_;
+    if (is_joined_ && team_.leave_at_.load(std::memory_order_relaxed) == turn) {
+        team_.let_leave();
+        is_joined_ = false;
+    } else if (is_joined_ && team_.was_held_up_ && team_.size() == 2) {
+        // Workers are past the last barrier, so they see this behind the next one.
+        team_.leave_at_.store(turn + 1, std::memory_order_relaxed);
+    }
+    team_.was_held_up_ = false;
+    if (is_joined_) return &together_;
+    if (!team_.all_are_ready()) return &alone_;
     team_.let_join(turn);
     is_joined_ = true;
     return &together_;
+}
+
+const Slice* Turns::next_of_worker(uint64_t turn) {
+    if (turn < first_ || has_left_) return nullptr;
+    has_left_ = turn > first_ && team_.leave_at_.load(std::memory_order_relaxed) == turn;
+    return has_left_ ? nullptr : &together_;
 }
 
 Team& Team::get() {
@@ -156,6 +189,14 @@ void Team::let_join(uint64_t turn) {
     wake_sleepers();
 }
 
+// Workers leave the present call, in which they may take part again as if it were another one.
+void Team::let_leave() {
+    barrier(0);
+    has_joined_ = false;
+    leave_at_.store(0, std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_seq_cst);
+}
+
 void Team::wake_sleepers() {
     if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
     std::lock_guard<std::mutex> lock(sleep_);
@@ -164,18 +205,19 @@ void Team::wake_sleepers() {
 
 void Team::run_erased(Erased function, const void* body, bool waits_for_all) {
     std::lock_guard<std::mutex> turn(turn_);
-    if (workers_.empty()) return function(body, *this, 0, 0);
+    if (workers_.empty()) return void(function(body, *this, 0, 0));
     KeptOff kept(bound_);
     function_ = function;
     body_ = body;
-    has_joined_ = false;
+    has_joined_ = was_held_up_ = false;
+    leave_at_.store(0, std::memory_order_relaxed);
     generation_.fetch_add(1, std::memory_order_seq_cst);
     if (waits_for_all)
         let_join(0);
     else
         wake_sleepers();
     function(body, *this, 0, 0);
-    if (has_joined_) barrier();
+    if (has_joined_) barrier(0);
 }
 
 void Team::work(int index, int processor, uint64_t done) {
@@ -190,9 +232,11 @@ void Team::work(int index, int processor, uint64_t done) {
         if (ready.load(std::memory_order_relaxed) != now) ready.store(now, std::memory_order_release), spins = 0;
         if (may_join(now)) {
             if (stopping_) return;
-            function_(body_, *this, index, joined_.load(std::memory_order_relaxed) & ((uint64_t{1} << turn_bits) - 1));
+            const uint64_t first = joined_.load(std::memory_order_relaxed) & ((uint64_t{1} << turn_bits) - 1);
+            const bool has_left = function_(body_, *this, index, first);
             done = now, spins = 0;
-            barrier();
+            barrier(index);
+            if (has_left) give_way();
             continue;
         }
         relax();
@@ -205,17 +249,19 @@ void Team::work(int index, int processor, uint64_t done) {
     }
 }
 
-void Team::barrier() {
+void Team::barrier(int index) {
     uint64_t phase = phase_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size()) {
         arrived_.store(0, std::memory_order_relaxed);
         phase_.store(phase + 1, std::memory_order_release);
         return;
     }
-    for (int spins = 1; phase_.load(std::memory_order_acquire) == phase; ++spins) {
+    int spins = 1;
+    for (; phase_.load(std::memory_order_acquire) == phase; ++spins) {
         relax();
         if (spins % spins_before_yield == 0) sched_yield();
     }
+    if (index == 0) was_held_up_ |= spins > spins_held_up;
 }
 
 }  // namespace segue

@@ -34,22 +34,35 @@ Outlet::Outlet(int socket, nb::object write, nb::object num_waiting)
     : is_full(false), written_time(now_s()), socket_(socket), write_(std::move(write)),
       num_waiting_(std::move(num_waiting)) {}
 
-void Outlet::flush() {
+void Outlet::end_chunk() {
     if (body_.empty()) return;  // an empty chunk would end the response
-    if (is_closed_) return body_.clear();
     char size[20];
-    chunk_.assign(size, std::to_chars(size, size + sizeof(size), body_.size(), 16).ptr);
-    chunk_ += "\r\n", chunk_ += body_, chunk_ += "\r\n";
+    data_.append(size, std::to_chars(size, size + sizeof(size), body_.size(), 16).ptr);
+    data_ += "\r\n", data_ += body_, data_ += "\r\n";
     body_.clear();
+}
+
+void Outlet::hold(std::string_view data) {
+    end_chunk();
+    data_ += data;
+}
+
+void Outlet::flush() {
+    end_chunk();
+    if (data_.empty()) return;
+    if (is_closed_) return data_.clear();
     written_time = now_s();
     size_t num_sent = 0;
     if (socket_ >= 0 && nb::cast<size_t>(num_waiting_()) == 0) {
-        const ssize_t result = send(socket_, chunk_.data(), chunk_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        const ssize_t result = send(socket_, data_.data(), data_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
         if (result > 0) num_sent = static_cast<size_t>(result);  // of an error the transport will tell
     }
-    if (num_sent == chunk_.size()) return;
+    data_.erase(0, num_sent);
+    if (data_.empty()) return;
     const nb::object write = write_;  // this may be closed meanwhile
-    write(nb::bytes(chunk_.data() + num_sent, chunk_.size() - num_sent));
+    const nb::bytes rest(data_.data(), data_.size());
+    data_.clear();
+    write(rest);
 }
 
 void Outlet::close() {
@@ -68,6 +81,9 @@ void bind_outlet(nb::module_& module) {
             outlet.add({body.c_str(), body.size()});
             outlet.flush();
         }, "body"_a)
+        .def("add", [](Outlet& outlet, const nb::bytes& body) { outlet.add({body.c_str(), body.size()}); }, "body"_a)
+        .def("hold", [](Outlet& outlet, const nb::bytes& data) { outlet.hold({data.c_str(), data.size()}); }, "data"_a)
+        .def("flush", &Outlet::flush)
         .def("close", &Outlet::close);
 }
 

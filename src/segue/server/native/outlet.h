@@ -16,7 +16,9 @@ class Outlet {
     Outlet(int socket, nanobind::object write, nanobind::object num_waiting);
 
     void add(std::string_view events) { body_ += events; }
-    // Sends what was added. Nothing happens when the client has left.
+    // Data that is no part of the body: the head or the end.
+    void hold(std::string_view data);
+    // Sends what was added and held. Nothing happens when the client has left.
     void flush();
     // The connection is gone: what is added from here on is dropped, and the file is not touched again.
     void close();
@@ -31,7 +33,9 @@ class Outlet {
     int socket_;
     bool is_closed_ = false;
     nanobind::object write_, num_waiting_;
-    std::string body_, chunk_;
+    std::string body_, data_;  // a chunk to be, and what goes before it
+
+    void end_chunk();
 };
 
 void bind_outlet(nanobind::module_& module);
