@@ -19,6 +19,7 @@ import transformers
 from segue.core.request import Request, SamplingParams, StopCriteria
 from segue.engine.config import EngineConfig
 from segue.engine.engine import Engine
+from segue.engine.gathering import Gathering
 from segue.kernels import cpu
 from segue.runner.build import ModelFacts, build_runner
 from segue.runner.config import RunnerConfig
@@ -199,7 +200,7 @@ class Served:
                 long_prompt_boundary=self.facts.long_prompt_boundary,
                 num_speculative_tokens=speculate,
                 has_draft_model=draft is not None,
-                run_ahead_s=60.0 if self.runs_ahead else 0.0,
+                run_ahead=Gathering(60.0) if self.runs_ahead else None,
             ),
             self.recorder,
         )

@@ -21,7 +21,7 @@ from typing import Any
 from segue.core.request import Request, SamplingParams, StopCriteria
 from segue.engine.config import EngineConfig
 from segue.engine.engine import Engine
-from segue.engine.engine_process import GATHER_S
+from segue.engine.gathering import GATHERING
 from segue.kernels.cpu import _native
 from segue.runner.build import build_runner
 from segue.runner.config import RunnerConfig
@@ -51,7 +51,7 @@ class Offline:
         engine_config = EngineConfig(
             num_blocks=self.facts.num_blocks,
             block_size=self.facts.block_size,
-            run_ahead_s=GATHER_S if runner.can_run_ahead else 0.0,
+            run_ahead=GATHERING if runner.can_run_ahead else None,
         )
         self.engine = Engine(engine_config, runner)
         self.load_s = time.perf_counter() - started

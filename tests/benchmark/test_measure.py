@@ -15,6 +15,7 @@ from segue.core.output import EngineInfo, StepStats
 from segue.core.request import Request
 from segue.engine.config import EngineConfig
 from segue.engine.engine import Engine
+from segue.engine.gathering import Gathering
 from segue.engine.handle import RequestStream, Streams
 
 
@@ -76,7 +77,7 @@ async def test_B3_runs_of_each_batch_size() -> None:
 
 
 async def test_B3_steps_that_come_as_one_count_each() -> None:
-    engine = SteppedEngine(run_ahead_s=1000.0)
+    engine = SteppedEngine(run_ahead=Gathering(1000.0))
     runs = await measure(engine, batch_size=(2,), runs=1, warmups=0, sequence_length=7, decode_length=9)
     assert [step.num_steps for step in engine.steps if step.num_scheduled_tokens] == [1, 1, 3, 3, 1]
     assert len(runs[2][0].decode_s) == 8

@@ -12,6 +12,7 @@ from segue.core.output import FinishReason, RequestOutput
 from segue.core.request import Request, SamplingParams
 from segue.engine.config import EngineConfig
 from segue.engine.engine import Engine
+from segue.engine.gathering import Gathering
 
 VOCAB_SIZE = 11
 CULPRIT = 97
@@ -46,7 +47,7 @@ class World:
             prefill_chunking=rng.random() < 0.75,
             waiting_served_ratio=rng.choice([0.0, 0.3, 1.2, 5.0]),
             max_waiting_tokens=rng.choice([0, 1, 20]),
-            run_ahead_s=rng.choice([0.0, 0.02, 60.0]),
+            run_ahead=rng.choice([None, Gathering(0.02), Gathering(0.01, 0.002, 0.02), Gathering(60.0)]),
         )
         self.max_sequences_without_failure = rng.choice([1, 2, 100, 100])
         self.spoil_rate = rng.choice([0.0, 0.0, 0.0, 0.01])

@@ -9,6 +9,7 @@ from segue.core.output import EngineStep, FinishReason
 from segue.core.request import SamplingParams
 from segue.engine.config import EngineConfig
 from segue.engine.engine import Engine
+from segue.engine.gathering import Gathering
 from segue.engine.run_ahead import MOST_STEPS
 
 BLOCK_SIZE = 4
@@ -17,7 +18,7 @@ FOREVER_S = 1000.0
 
 def engine_of(*, most_steps: int = 1000, **changes: Any) -> tuple[Engine, FakeRunner]:
     runner = FakeRunner(block_size=BLOCK_SIZE, most_steps=lambda: most_steps)
-    given = {"num_blocks": 100, "block_size": BLOCK_SIZE, "run_ahead_s": FOREVER_S} | changes
+    given = {"num_blocks": 100, "block_size": BLOCK_SIZE, "run_ahead": Gathering(FOREVER_S)} | changes
     return Engine(EngineConfig(**given), runner), runner
 
 
@@ -48,7 +49,7 @@ def test_after_a_measured_decode_all_that_is_left_comes_at_once() -> None:
 
 
 def test_steps_take_as_long_as_they_may() -> None:
-    engine, runner = engine_of(run_ahead_s=0.0095)  # a step of the fake takes 3 ms
+    engine, runner = engine_of(run_ahead=Gathering(0.0095))  # a step of the fake takes 3 ms
     engine.add(make_request(0, max_new_tokens=10))
     steps_of(engine)
     assert [batch.max_steps for batch in runner.batches if batch.num_decode_sequences][:2] == [1, 3]
@@ -111,7 +112,7 @@ def test_nobody_waits_for_it() -> None:
 
 
 def test_without_it_steps_are_single() -> None:
-    engine, runner = engine_of(run_ahead_s=0.0)
+    engine, runner = engine_of(run_ahead=None)
     engine.add(make_request(0, max_new_tokens=30))
     assert tokens_of(steps_of(engine)) == expected_tokens([1, 2, 3], 30)
     assert {batch.max_steps for batch in runner.batches} == {1}

@@ -1,3 +1,4 @@
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +31,10 @@ async def test_L1_a_request_that_ends_well(
 ) -> None:
     caplog.set_level(logging.INFO, "segue.server")
     await serve().post(path, body)
-    [record] = [record for record in caplog.records if record.name.startswith("segue.server")]
+    async with asyncio.timeout(60):
+        while not (records := [each for each in caplog.records if each.name.startswith("segue.server")]):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # a stream's line comes a moment after its end
+    [record] = records
     assert (record.levelname, record.message) == ("INFO", "Success")
     span = record.span  # type: ignore[attr-defined]
     assert list(span) == [

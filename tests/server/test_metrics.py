@@ -1,5 +1,6 @@
 """TGI's metrics: names, types, labels, buckets (spec 5.3), and when they move."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -179,6 +180,24 @@ def test_steps_that_come_as_one_count_each() -> None:
         'tgi_batch_filter_duration_sum{method="decode"} 0.25',
     ):
         assert line in lines, line
+
+
+async def test_what_is_counted_later_is_counted_together_or_when_it_is_asked_for() -> None:
+    metrics = Metrics(INFO)
+    both = asyncio.Event()
+    counted = list[str]()
+    metrics.later(lambda: counted.append("a"))
+    metrics.later(lambda: counted.append("b"))
+    metrics.later(both.set)
+    assert counted == []
+    async with asyncio.timeout(60):
+        await both.wait()
+    assert counted == ["a", "b"]
+    metrics.later(lambda: counted.append("c"))
+    metrics.text()
+    assert counted == ["a", "b", "c"]
+    metrics.settle()
+    assert counted == ["a", "b", "c"]
 
 
 def test_the_gauges_are_the_last_steps() -> None:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, fields
 
 from segue.core.errors import ConfigError
+from segue.engine.gathering import Gathering
 
 __all__ = ["EngineConfig"]
 
-_MAY_BE_0 = ("waiting_served_ratio", "max_waiting_tokens", "num_speculative_tokens", "run_ahead_s")
+_MAY_BE_0 = ("waiting_served_ratio", "max_waiting_tokens", "num_speculative_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +37,8 @@ class EngineConfig:
     """A step of more tokens holds no guesses: there, verifying them costs more than they save."""
     has_draft_model: bool = False
     """The runner guesses, by a model of its own; else past tokens are looked up."""
-    run_ahead_s: float = 0.0
-    """For so long the runner may go on by itself while nothing but decodes of plain requests is there, if it can; 0:
+    run_ahead: Gathering | None = None
+    """For so long the runner may go on by itself while nothing but decodes of plain requests is there, if it can; None:
     one step at a time. Tokens come in groups then, this far apart at most."""
     enable_prefix_caching: bool = True
     """Reuse the blocks of equal prefixes and of equal encoder inputs."""
@@ -49,5 +50,5 @@ class EngineConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name in _MAY_BE_0 else 1
-            if value is not None and value < least and not isinstance(value, bool):
+            if isinstance(value, int | float) and not isinstance(value, bool) and value < least:
                 raise ConfigError(f"{field.name} must be at least {least}, not {value}")

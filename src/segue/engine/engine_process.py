@@ -15,15 +15,11 @@ from segue.core.output import EngineInfo, EngineStep, RequestOutput, StepStats
 from segue.core.request import AbortRequests, Request
 from segue.engine.channel import ListeningEngine, Peer
 from segue.engine.engine import Engine
+from segue.engine.gathering import GATHERING
 from segue.engine.ipc import Heartbeat, Hello, Message, Refusal, RequestGroup, Shutdown, decode, encode
 from segue.engine.router_limits import narrow
 
 __all__ = ["run_engine_loop"]
-
-GATHER_S, GATHER_S_A_REQUEST, MOST_GATHER_S = 0.010, 0.0006, 0.040
-"""Steps that follow each other faster are sent together, but for the first and last of a request: a message wakes the
-server and the kernel's part of each stream's connection, which take a processor from the engine's threads for 0.1 ms,
-and 0.015 ms a stream. So the more requests there are, the longer steps wait for each other, up to the most."""
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +55,7 @@ class _EngineLoop:
         self._servers: dict[Peer, set[int]] = {}
         self._stats = StepStats()
         self._unsent: list[tuple[Peer, EngineStep]] = []
-        """They wait for others, for at most ``MOST_GATHER_S`` and a step."""
+        """They wait for others, but for the first and last of a request: at most as ``GATHERING`` says and a step."""
         self._flushed_time = 0.0
         self._must_stop = False
         self._wake_reader, self._wake_writer = sockets.socketpair()
@@ -189,8 +185,7 @@ class _EngineLoop:
             if request_id in self._owners:  # else refused, and aborted before the refusal could be told
                 self._forget(request_id)
         now = time.monotonic()
-        gather_s = min(MOST_GATHER_S, GATHER_S + GATHER_S_A_REQUEST * len(self._owners))
-        if is_urgent or ended or now - self._flushed_time >= gather_s:
+        if is_urgent or ended or now - self._flushed_time >= GATHERING.of(len(self._owners)):
             self._flush()
             self._flushed_time = now
 

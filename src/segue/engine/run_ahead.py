@@ -5,11 +5,13 @@ its tokens, which the runner knows first; so it is given the slots for some more
 one ends its sequence or something else is there to do (vLLM's multi-step scheduling, but never past an end).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
 
 from segue.core.batch import ScheduledSequence
 from segue.engine.block_manager import BlockManager
+from segue.engine.gathering import Gathering
 from segue.engine.sequence import Sequence
 
 __all__ = ["RunAhead", "stop_token_ids"]
@@ -18,12 +20,12 @@ MOST_STEPS = 64
 
 
 class RunAhead:
-    def __init__(self, seconds: float, blocks: BlockManager) -> None:
-        """``seconds``: for how long at a time; 0: never."""
-        self._seconds = seconds
+    def __init__(self, gathering: Gathering | None, blocks: BlockManager) -> None:
+        """``gathering``: for how long at a time; None: never."""
+        self._gathering = gathering
         self._blocks = blocks
-        self._num_steps = 1
-        """As many as took that long when it was measured last."""
+        self._step_s = math.inf
+        """What one took when it was measured last."""
         self.has_reserved = False
         """Whether sequences got slots that they may leave unused, in the step at hand."""
 
@@ -32,16 +34,17 @@ class RunAhead:
 
     def learn(self, num_steps: int, took_s: float) -> None:
         """What decodes took."""
-        if self._seconds:
-            self._num_steps = max(1, min(MOST_STEPS, int(self._seconds * num_steps / max(took_s, 1e-9))))
+        self._step_s = max(took_s, 1e-9) / num_steps
 
     def reserve(self, decodes: Seq[ScheduledSequence], sequences: Mapping[int, Sequence]) -> int:
         """How many steps ``decodes`` may take by themselves, with slots reserved for so many tokens of each.
 
         Slots come from what is free, so nobody is preempted for them.
         """
-        num_steps = self._num_steps
-        if num_steps == 1 or not all(scheduled.sampling.is_plain for scheduled in decodes):
+        if self._gathering is None:
+            return 1
+        num_steps = min(MOST_STEPS, int(self._gathering.of(len(decodes)) / self._step_s))
+        if num_steps <= 1 or not all(scheduled.sampling.is_plain for scheduled in decodes):
             return 1
         running = [sequences[scheduled.seq_id] for scheduled in decodes]
         num_steps = min(num_steps, *[seq.request.stop.max_new_tokens - seq.num_output_tokens for seq in running])

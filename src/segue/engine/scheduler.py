@@ -80,7 +80,7 @@ class Scheduler:
         self._max_chunk = config.max_chunk_tokens or config.max_batch_prefill_tokens
         self._policy = _policy(config)
         self._speculator = Speculator(config, self.blocks)
-        self._run_ahead = RunAhead(config.run_ahead_s, self.blocks)
+        self._run_ahead = RunAhead(config.run_ahead, self.blocks)
         # Admission leaves a little memory to the sequences that already run, or they would soon preempt the new one.
         # Tokens computed twice with a full pool: 2 % (a spare of 1 %: 8 %, none: 21 %; tests/engine/bench_engine.py).
         self._num_spare_blocks = max(1, config.num_blocks // 32)
@@ -93,7 +93,7 @@ class Scheduler:
         self._max_chunk = config.max_chunk_tokens or config.max_batch_prefill_tokens
         self._policy = _policy(config)
         self._speculator = Speculator(config, self.blocks)
-        self._run_ahead = RunAhead(config.run_ahead_s, self.blocks)
+        self._run_ahead = RunAhead(config.run_ahead, self.blocks)
 
     @property
     def has_work(self) -> bool:

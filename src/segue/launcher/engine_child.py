@@ -110,7 +110,7 @@ def build_engine(
     """
     from segue.engine.config import EngineConfig
     from segue.engine.engine import Engine
-    from segue.engine.engine_process import GATHER_S
+    from segue.engine.gathering import GATHERING
     from segue.launcher.limits import engine_info, tokenizer_max_length
     from segue.launcher.speculation import check_vocabularies, max_step_tokens
     from segue.runner.build import build_runner
@@ -142,7 +142,7 @@ def build_engine(
         num_speculative_tokens=config.speculate or 0,
         max_speculative_step_tokens=max_step_tokens(facts),
         has_draft_model=config.speculative_model is not None,
-        run_ahead_s=GATHER_S if runner.can_run_ahead else 0.0,
+        run_ahead=GATHERING if runner.can_run_ahead else None,
         enable_prefix_caching=config.prefix_caching,
         long_prompt_boundary=facts.long_prompt_boundary,
     )

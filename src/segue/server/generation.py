@@ -201,6 +201,10 @@ class Generation:
             num_tokens=self.num_tokens,
         )
 
+    def record_success_later(self) -> None:
+        """For streams: others may be waiting for their events."""
+        self._server.metrics.later(self.record_success)
+
     def record_success(self) -> None:
         """Into the metrics and the log, once a request: of ``best_of`` sequences the best."""
         metrics, timings, num_tokens = self._server.metrics, self.timings(), self.num_tokens

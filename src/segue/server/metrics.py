@@ -1,5 +1,6 @@
 """What ``/metrics`` says: every metric of TGI by its name, type, labels and buckets, then Segue's own."""
 
+import asyncio
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ _CONCAT_REASONS = ("backpressure", "wait_exceeded", "chunking")
 _MOST_SKIPPED = 16
 _MOST_NOTED = 64
 """Notes that wait to be counted: together they take a fraction of the time, since the code is in the cache then."""
+_LATER_S = 0.05
 _QUANTILES = (0, 0.5, 0.9, 0.95, 0.99, 0.999, 1)
 
 
@@ -46,6 +48,8 @@ class Metrics:
         self._instruments: list[Instrument] = []
         self._noted_steps: list[StepStats] = []
         self._noted_skips: dict[int, int] = {}
+        self._counts: list[Callable[[], None]] = []
+        self._counting: asyncio.TimerHandle
         total = linear(info.max_total_tokens, 100)
 
         self.request_count = self._counter("request_count", "Requests and generations inside them")
@@ -170,8 +174,19 @@ class Metrics:
         if len(self._noted_steps) >= _MOST_NOTED:
             self.settle()
 
+    def later(self, count: Callable[[], None]) -> None:
+        """Count it within ``_LATER_S``, with all that comes until then: in a running event loop."""
+        if not self._counts:
+            self._counting = asyncio.get_running_loop().call_later(_LATER_S, self.settle)
+        self._counts.append(count)
+
     def settle(self) -> None:
         """Count what was noted."""
+        if self._counts:
+            counts, self._counts = self._counts, []
+            self._counting.cancel()
+            for count in counts:
+                count()
         for num_tokens, num_steps in self._noted_skips.items():
             self._skipped_tokens.observe(num_tokens, num_steps)
             self._skipped_buckets.observe(num_tokens, num_steps)

@@ -112,6 +112,7 @@ class Server:
     async def close(self) -> None:
         """Stop taking them, and let the threads go; running requests may end first."""
         self.engine.on_step.remove(self.metrics.on_step)
+        self.metrics.settle()
         self._threads.shutdown(wait=False)
         self.grammars.close()
         if self.traces is not None:

@@ -261,10 +261,8 @@ class _Writing:
                 self._sink.write(events)
         else:
             self._sink.add(events)  # the end of the response comes in the loop's next turn
-            # Already here: a client may leave as soon as it has the last event. What is to be counted waits until that
-            # is sent.
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._generation.record_success)
+            # Already here: a client may leave as soon as it has the last event.
+            self._generation.record_success_later()
             self.is_complete = True
         return not self._sink.is_full
 
