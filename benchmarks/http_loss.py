@@ -258,9 +258,10 @@ def stream_all(port: int, work: list[Work], *, is_bulk: bool) -> Run:
     tails = dict.fromkeys(connections, b"")
     first = last = 0.0
     num_first = 0
+    buffer = bytearray(BULK_BYTES)  # once: ``recv`` would have the system map and clear as much each time
     while connections:
         for fd, _ in poller.poll():
-            data = connections[fd].recv(BULK_BYTES)
+            data = bytes(memoryview(buffer)[: connections[fd].recv_into(buffer)])
             if not data:
                 poller.unregister(fd)
                 connections.pop(fd).close()

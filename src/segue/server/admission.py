@@ -188,14 +188,15 @@ class AdmittedRequest:
     """Begin and end, as ``validated_time``; None: the prompt came as ids."""
 
     def to_request(self, engine: EngineHandle) -> Request:
-        """One sequence of it, under a new id and, where the caller gave none, with a seed of its own."""
-        info = engine.info
-        seed = secrets.randbits(64) if self.sampling.seed is None else self.sampling.seed
+        """One sequence of it, under a new id and, where it samples and the caller gave none, with a seed of its own."""
+        info, sampling = engine.info, self.sampling
+        if sampling.seed is None and sampling.is_sampling:
+            sampling = replace(sampling, seed=secrets.randbits(64))
         return Request(
             request_id=engine.next_request_id(),
             prompt_token_ids=info.decoder_start_token_ids if info.is_encoder_decoder else self.input_ids,
             encoder_token_ids=self.input_ids if info.is_encoder_decoder else None,
-            sampling=replace(self.sampling, seed=seed),
+            sampling=sampling,
             stop=self.stop,
             arrival_time=self.ask.received_time,
         )
