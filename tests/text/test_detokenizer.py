@@ -117,6 +117,8 @@ def test_a_prompt_of_ids_may_end_inside_a_character(kind: str, tokenizer: Load) 
     ids = loaded.encode("xⵣ", add_special_tokens=False)
     letter = loaded.encode("x", add_special_tokens=False)[-1]
     assert pushed(loaded, ids[:-2], ids[-2:]) == ["", "ⵣ"]
+    # An id that stands for nothing does not end the character.
+    assert pushed(loaded, [*ids[:-2], 10**6], ids[-2:]) == ["", "ⵣ"]
     # The prompt's unfinished bytes are the prompt's: they give nothing here.
     assert pushed(loaded, ids[:-2], [letter, letter]) == ["x", "x"]
     assert pushed(loaded, ids[:-2], [ids[-3], letter]) == ["", "\ufffdx"]

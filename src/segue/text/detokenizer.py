@@ -182,7 +182,8 @@ class _Windowed:
 
 def _incomplete_tail(pieces: TokenPieces, tail: list[int]) -> bytes:
     """The bytes of an unfinished character that the tail ends with."""
-    if not tail or isinstance(pieces[tail[-1]], str):
+    last = pieces[tail[-1]] if tail else b""
+    if last and isinstance(last, str):
         return b""
     utf8 = getincrementaldecoder("utf-8")("replace")
     for token_id in tail:
