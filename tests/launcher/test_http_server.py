@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from segue.core.config import ServeConfig
 from segue.launcher.http_server import HTTPServer
 from segue.launcher.limited_protocol import ConnectionLimits, allow_open_files
-from segue.server.sinks import BODY_WRITER, EventSink
+from segue.server.sinks import BODY_WRITER, Events, EventSink
 from segue.server.stream import EventStream
 
 OK = PlainTextResponse("ok")
@@ -191,17 +191,22 @@ async def test_events_of_a_client_that_left_while_it_did_not_read_are_cancelled(
         await is_cancelled.wait()
 
 
-async def pieces_of(address: tuple[str, int], *, until: bytes) -> AsyncIterator[bytes]:
-    """What one stream brings, as it is sent: a small piece that is sent at once is received at once."""
+async def pieces_of(events: Events, goes_on: asyncio.Event) -> list[bytes]:
+    """What a stream brings, as it is sent: a small piece that is sent at once is received at once.
+
+    ``goes_on`` is set when the first one is there.
+    """
     loop = asyncio.get_running_loop()
-    with socket.create_connection(address) as connection:
-        connection.setblocking(False)
-        await loop.sock_sendall(connection, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
-        piece = b""
-        while until not in piece:
-            piece = await loop.sock_recv(connection, 1 << 16)
-            assert piece, "the server hung up"
-            yield piece
+    pieces = [b""]
+    async with serving(PATIENT, EventStream(events, {})) as address, asyncio.timeout(60):
+        with socket.create_connection(address) as connection:
+            connection.setblocking(False)
+            await loop.sock_sendall(connection, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
+            while b"0\r\n\r\n" not in pieces[-1]:
+                pieces.append(await loop.sock_recv(connection, 1 << 16))
+                assert pieces[-1], "the server hung up"
+                goes_on.set()
+    return pieces[1:]
 
 
 async def test_the_head_goes_with_the_first_event_and_the_end_with_the_last() -> None:
@@ -212,12 +217,7 @@ async def test_the_head_goes_with_the_first_event_and_the_end_with_the_last() ->
         await goes_on.wait()
         sink.add(b"data: 2\n\n")
 
-    async with serving(PATIENT, EventStream(events, {})) as address, asyncio.timeout(60):
-        pieces = []
-        async for piece in pieces_of(address, until=b"0\r\n\r\n"):
-            pieces.append(piece)
-            goes_on.set()
-    first, last = pieces
+    first, last = await pieces_of(events, goes_on)
     assert first.startswith(b"HTTP/1.1 200 OK\r\n")
     assert first.endswith(b"\r\n\r\n9\r\ndata: 1\n\n\r\n")
     assert last == b"9\r\ndata: 2\n\n\r\n0\r\n\r\n"
@@ -230,11 +230,7 @@ async def test_a_head_does_not_wait_for_an_event_that_is_slow_to_come() -> None:
         await goes_on.wait()
         sink.write(b"data: 1\n\n")
 
-    async with serving(PATIENT, EventStream(events, {})) as address, asyncio.timeout(60):
-        pieces = []
-        async for piece in pieces_of(address, until=b"0\r\n\r\n"):
-            pieces.append(piece)
-            goes_on.set()
+    pieces = await pieces_of(events, goes_on)
     assert pieces[0].endswith(b"\r\n\r\n")
     assert b"data" not in pieces[0]
     assert b"".join(pieces[1:]) == b"9\r\ndata: 1\n\n\r\n0\r\n\r\n"

@@ -92,7 +92,7 @@ struct Codes8 {
 #endif
 };
 
-// Steps a block: 24 KiB of bytes.
+// Steps a block: 24 KiB of 8-bit codes.
 constexpr int64_t block_steps = 192;
 
 // x words [words * steps][R] times `words` words of `columns_of` R columns, as exact integers.

@@ -73,7 +73,7 @@ struct Ahead {
         return {data + 3072, input_bytes, input_bytes - 64};
     }
 
-    // A tile's part of a block of `num_bytes`; it asks `asks` times for each of its columns.
+    // A tile's part of a block of `num_bytes`; it asks `asks` times in each of the panel's `tile_columns`.
     SEGUE_INLINE Ahead of_tile(const std::byte* block, int64_t num_bytes, int64_t tile, int64_t asks) {
         const int64_t at = 64 * tile * asks * (panel_width / tile_columns);
         return at < num_bytes ? Ahead{block + at, 64, 0} : Ahead{block, 0, 0};
