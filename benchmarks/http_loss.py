@@ -250,9 +250,10 @@ def stream_all(port: int, work: list[Work], *, is_bulk: bool) -> Run:
         connection = socket.create_connection(("127.0.0.1", port))
         connections[connection.fileno()] = connection
         poller.register(connection, select.EPOLLIN)
+    requests = [request_bytes(each) for each in work]
     started = time.perf_counter()
-    for connection, each in zip(connections.values(), work, strict=True):
-        connection.sendall(request_bytes(each))
+    for connection, request in zip(connections.values(), requests, strict=True):
+        connection.sendall(request)
         connection.setblocking(False)
     counts = dict.fromkeys(connections, 0)
     tails = dict.fromkeys(connections, b"")

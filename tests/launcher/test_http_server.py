@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from segue.core.config import ServeConfig
 from segue.launcher.http_server import HTTPServer
 from segue.launcher.limited_protocol import ConnectionLimits, allow_open_files
+from segue.server.bodies import WHOLE_BODY
 from segue.server.sinks import BODY_WRITER, Events, EventSink
 from segue.server.stream import EventStream
 
@@ -77,6 +78,63 @@ async def test_a_long_body_is_no_head() -> None:
     post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9000\r\n\r\n"
     async with serving(PATIENT) as address:
         assert b"200 OK" in await answer(address, post, b"a" * 4500, b"a" * 4500, ends=True)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000])
+async def test_a_body_that_is_there_is_taken_at_once(size: int) -> None:
+    """And read from the application's side it is empty then; the connection goes on."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        take = scope["extensions"][WHOLE_BODY]["take"]
+        data = take()
+        assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+        assert take() == b""
+        await PlainTextResponse(f"{len(data)} ok")(scope, receive, send)
+
+    post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (size, b"a" * size)
+    last = post.replace(b"host: a", b"host: a\r\nconnection: close")
+    async with serving(PATIENT, app) as address:
+        assert (await answer(address, post, last)).count(b"\r\n\r\n%d ok" % size) == 2
+
+
+@pytest.mark.parametrize("size", [70_000, 200_000])
+async def test_a_long_body_is_taken_or_received(size: int) -> None:
+    """The connection reads no more of it than 64 KiB until somebody does either, and goes on then."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = scope["extensions"][WHOLE_BODY]["take"]()
+        if body is None:
+            body = await Request(scope, receive).body()
+        await PlainTextResponse(f"{len(body)} ok")(scope, receive, send)
+
+    post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (size, b"a" * size)
+    async with serving(PATIENT, app) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        async with asyncio.timeout(60):
+            for _ in range(10):
+                writer.write(post)
+                assert (await reader.readuntil(b"ok")).endswith(b"\r\n\r\n%d ok" % size)
+        writer.close()
+
+
+@pytest.mark.parametrize("expects", [b"", b"expect: 100-continue\r\n"])
+async def test_a_body_that_is_not_there_yet_is_received(expects: bytes) -> None:
+    taken: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        taken.put_nowait(scope["extensions"][WHOLE_BODY]["take"]())
+        body = await Request(scope, receive).body()
+        await PlainTextResponse(f"{body.decode()} ok")(scope, receive, send)
+
+    head = b"POST / HTTP/1.1\r\nhost: a\r\n%bcontent-length: 4\r\n\r\n" % expects
+    async with serving(PATIENT, app) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        async with asyncio.timeout(60):
+            writer.write(head)
+            assert await taken.get() is None
+            writer.write(b"body")
+            assert (await reader.readuntil(b"ok")).endswith(b"body ok")
+        writer.close()
 
 
 async def test_trailers_are_no_headers() -> None:

@@ -280,6 +280,32 @@ def test_what_is_more_than_tokens_leaves_the_lane(lane: Lane, name: str) -> None
     assert client.text == b"65 68 "
 
 
+def an_end(*token_ids: int, num_steps: int) -> RequestOutput:
+    tokens = tuple(TokenOutput(token_id, -0.5) for token_id in token_ids)
+    return RequestOutput(request_id=7, tokens=tokens, finish_reason=FinishReason.LENGTH, num_steps=num_steps)
+
+
+def test_of_an_end_the_last_token_is_left(lane: Lane) -> None:
+    """The others are sent with it, not before."""
+    way, client = lane.enter(7)
+    _, other = lane.enter(8)
+    left = lane.hear(step(plain(7, 65)), step(plain(8, 80), an_end(66, 67, 68, num_steps=3), plain(STRANGER, 1)))
+    assert [each.outputs for each in left] == [(), (an_end(68, num_steps=1), plain(STRANGER, 1))]
+    assert (client.writes, other.writes, len(lane)) == ([], [b"80 "], 1)
+    client.outlet.write(b"the end")
+    assert client.writes == [b"65 66 67 the end"]
+    assert way.leave() == LaneTokens([65, 66, 67], [-0.5] * 3, {1: 3})
+
+
+@pytest.mark.parametrize(
+    "end", [an_end(66, 67, 68, num_steps=2), an_end(66, num_steps=1), an_end(66, INSIDE_CHARACTER, 68, num_steps=3)]
+)
+def test_an_end_that_is_left_whole(lane: Lane, end: RequestOutput) -> None:
+    way, client = lane.enter(7)
+    assert [each.outputs for each in lane.hear(step(plain(7, 65)), step(end))] == [(), (end,)]
+    assert (client.writes, len(lane), way.leave()) == ([b"65 "], 0, LaneTokens([65], [-0.5], {1: 1}))
+
+
 def test_a_step_of_another_form_is_pythons_for_all_its_streams(lane: Lane) -> None:
     """A logprob is never an integer. What comes after it would be written before it if the streams stayed."""
     steps = [

@@ -181,6 +181,23 @@ def test_byte_level_generated_text_is_the_plain_decoding(kind: str, tokenizer: L
         assert generated_text(loaded, ids[:10], ids[10:]) == loaded.decode(ids[10:], skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_generated_text_is_what_the_decoder_adds_to_the_prompt(seed: int, kind: str, tokenizer: Load) -> None:
+    """With special and unknown ids, parts of characters, and none at all, wherever they stand."""
+    loaded = tokenizer(kind)
+    draw = random.Random(seed)
+    some = [draw.randrange(loaded.vocab_size + 2) for _ in range(40)] + sorted(loaded.special_token_ids)
+    words = loaded.encode("".join(draw.choices("abc ,.é", k=400)), add_special_tokens=False)
+    for strangeness in (0.0, 0.02, 0.3):
+        for size in (0, 1, 2, 5, 20):
+            ids = [draw.choice(some if draw.random() < strangeness else words) for _ in range(size + 1)]
+            prompt, new = ids[:1], ids[1:]
+            before = loaded.decode(prompt, skip_special_tokens=True)
+            is_whole = before and not before.endswith("\ufffd")
+            wanted = loaded.decode(ids if is_whole else new, skip_special_tokens=True)
+            assert generated_text(loaded, prompt, new) == wanted[len(before) if is_whole else 0 :]
+
+
 def test_only_neighbour_blind_decoders_use_the_table(kind: str, tokenizer: Load) -> None:
     pieces = tokenizer(kind).pieces
     assert (pieces is None) == (kind == "end_of_word")

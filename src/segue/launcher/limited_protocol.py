@@ -10,12 +10,14 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from segue.core.config import ServeConfig
+from segue.server.bodies import WHOLE_BODY
 from segue.server.outlets import Outlet
 from segue.server.sinks import BODY_WRITER
 
@@ -219,7 +221,8 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             writer = _BodyWriter(self.cycle)
             self._writers.append(writer)
-            self.scope["extensions"] = {BODY_WRITER: {"writer": writer}}
+            take = partial(_take_body, self.cycle)
+            self.scope["extensions"] = {BODY_WRITER: {"writer": writer}, WHOLE_BODY: {"take": take}}
 
     def on_body(self, body: bytes) -> None:
         self._num_body_bytes += len(body)
@@ -303,6 +306,15 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
+
+
+def _take_body(cycle: RequestResponseCycle) -> bytes | None:
+    """A ``TakeBody``; what is received afterwards is as it were empty."""
+    if cycle.more_body or cycle.disconnected or cycle.waiting_for_100_continue:
+        return None
+    data, cycle.body = bytes(cycle.body), bytearray()
+    cycle.flow.resume_reading()  # uvicorn pauses behind a long body until it is received
+    return data
 
 
 def _plain_socket(transport: asyncio.Transport) -> int:

@@ -53,6 +53,8 @@ class Limits(NamedTuple):
 class Rule(NamedTuple):
     """``text`` is said when ``is_broken``; it may name the parameters (``p``), the limits and ``num_stops``."""
 
+    field: str
+    """The parameter without which it is not broken; most requests give few."""
     is_broken: Callable[[GenerateParameters, Limits], bool]
     text: str
 
@@ -84,62 +86,85 @@ def _is_no_bias(p: GenerateParameters, limits: Limits) -> bool:
 
 # The order is TGI's: of several faults it names the first.
 STREAM_RULES = (
-    Rule(lambda p, limits: p.best_of not in (None, 1), "`best_of` != 1 is not supported when streaming tokens"),
     Rule(
+        "best_of",
+        lambda p, limits: p.best_of not in (None, 1),
+        "`best_of` != 1 is not supported when streaming tokens",
+    ),
+    Rule(
+        "decoder_input_details",
         lambda p, limits: p.decoder_input_details,
         "`decoder_input_details` == true is not supported when streaming tokens",
     ),
 )
 BEST_OF_RULES = (
     Rule(
+        "best_of",
         lambda p, limits: _best_of(p) > 1 and limits.max_best_of == 1,
         "`best_of` != 1 is not allowed for this endpoint",
     ),
     Rule(
+        "best_of",
         lambda p, limits: _best_of(p) > limits.max_best_of,
         "`best_of` must be > 0 and <= {limits.max_best_of}. Given: {p.best_of}",
     ),
 )
 PARAMETER_RULES = (
     Rule(
+        "best_of",
         lambda p, limits: _best_of(p) > 1 and not _asks_for_sampling(p),
         "you must use sampling when `best_of` is > 1",
     ),
-    Rule(lambda p, limits: _is_not_positive(p.temperature), "`temperature` must be strictly positive"),
-    Rule(lambda p, limits: _is_not_positive(p.repetition_penalty), "`repetition_penalty` must be strictly positive"),
+    Rule("temperature", lambda p, limits: _is_not_positive(p.temperature), "`temperature` must be strictly positive"),
     Rule(
+        "repetition_penalty",
+        lambda p, limits: _is_not_positive(p.repetition_penalty),
+        "`repetition_penalty` must be strictly positive",
+    ),
+    Rule(
+        "frequency_penalty",
         lambda p, limits: p.frequency_penalty is not None and not -2 <= p.frequency_penalty <= 2,
         "`frequency_penalty` must be >= -2.0 and <= 2.0",
     ),
-    Rule(lambda p, limits: _is_no_share(p.top_p), "`top_p` must be > 0.0 and < 1.0"),
-    Rule(lambda p, limits: _is_no_share(p.typical_p), "`typical_p` must be > 0.0 and < 1.0"),
-    Rule(lambda p, limits: p.top_k is not None and p.top_k <= 0, "`top_k` must be strictly positive"),
-    Rule(lambda p, limits: p.max_new_tokens == 0, "`max_new_tokens` must be strictly positive"),
+    Rule("top_p", lambda p, limits: _is_no_share(p.top_p), "`top_p` must be > 0.0 and < 1.0"),
+    Rule("typical_p", lambda p, limits: _is_no_share(p.typical_p), "`typical_p` must be > 0.0 and < 1.0"),
+    Rule("top_k", lambda p, limits: p.top_k is not None and p.top_k <= 0, "`top_k` must be strictly positive"),
+    Rule("max_new_tokens", lambda p, limits: p.max_new_tokens == 0, "`max_new_tokens` must be strictly positive"),
     Rule(
+        "stop",
         lambda p, limits: len(p.stop) > limits.max_stop_sequences,
         "`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {num_stops}",
     ),
     Rule(
+        "best_of",
         lambda p, limits: _best_of(p) > 1 and p.seed is not None,
         "`seed` must not be set when `best_of` > 1",
     ),
     Rule(
+        "top_n_tokens",
         lambda p, limits: (p.top_n_tokens or 0) > limits.max_top_n_tokens,
         "`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {p.top_n_tokens}",
     ),
     # What TGI does not have comes after what it has.
     Rule(
+        "presence_penalty",
         lambda p, limits: p.presence_penalty is not None and not -2 <= p.presence_penalty <= 2,
         "`presence_penalty` must be >= -2.0 and <= 2.0",
     ),
     Rule(
+        "logit_bias",
         lambda p, limits: len(p.logit_bias or {}) > _MAX_LOGIT_BIASES,
         f"`logit_bias` supports up to {_MAX_LOGIT_BIASES} tokens",
     ),
-    Rule(_is_no_bias, "`logit_bias` must map token ids below {limits.vocab_size} to numbers from -100.0 to 100.0"),
+    Rule(
+        "logit_bias",
+        _is_no_bias,
+        "`logit_bias` must map token ids below {limits.vocab_size} to numbers from -100.0 to 100.0",
+    ),
 )
 TRUNCATE_RULES = (
     Rule(
+        "truncate",
         lambda p, limits: p.truncate is not None and not 0 < p.truncate <= limits.max_input_tokens,
         "`truncate` must be strictly positive and less than {limits.max_input_tokens}. Given: {p.truncate}",
     ),
@@ -148,8 +173,9 @@ TRUNCATE_RULES = (
 
 def check(rules: tuple[Rule, ...], parameters: GenerateParameters, limits: Limits) -> None:
     """Raises ValidationError with the first broken rule's text."""
+    given = parameters.model_fields_set
     for rule in rules:
-        if rule.is_broken(parameters, limits):
+        if rule.field in given and rule.is_broken(parameters, limits):
             raise ValidationError(rule.text.format(p=parameters, limits=limits, num_stops=len(parameters.stop)))
 
 

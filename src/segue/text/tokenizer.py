@@ -59,8 +59,10 @@ class Tokenizer:
         self.model_max_length = int(length) if length is not None and length < _UNLIMITED_LENGTH else None
         """Tokens the model was made for, where the tokenizer config says so."""
         added = self._backend.get_added_tokens_decoder()
+        self.skipped_token_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        """What ``decode`` leaves out, if told to skip special tokens."""
         self.special_token_ids = frozenset(
-            {token_id for token_id, token in added.items() if token.special}
+            self.skipped_token_ids
             | {token_id for token_id in (self.bos_token_id, self.eos_token_id) if token_id is not None}
         )
         self.vocab_size: int = self._backend.get_vocab_size(with_added_tokens=True)

@@ -27,32 +27,53 @@ constexpr size_t output_fields = 8, token_fields = 3;
 
 // One output of a step, as it lies in the frame.
 struct Output {
-    const uint8_t *begin, *end;
+    const uint8_t *begin, *tokens, *last_token, *steps, *end;
     uint64_t request_id;
     uint64_t num_steps;
     bool is_plain;  // tokens and nothing else
+    bool is_end;    // several tokens, one a step, and nothing else but the end with the last one
 };
 
 Output read_output(Packed* from, std::vector<Token>* tokens) {
-    Output output{from->at(), nullptr, 0, 1, true};
+    Output output{};
+    output.begin = from->at();
     if (from->array() != output_fields) throw Malformed();
     output.request_id = from->integer();
+    output.tokens = from->at();
     tokens->clear();
+    bool has_top_tokens = false;
     for (size_t left = from->array(); left > 0; --left) {
+        output.last_token = from->at();
         if (from->array() != token_fields) throw Malformed();
         const uint64_t id = from->integer();
         tokens->push_back({id, from->number()});
         const size_t num_top_tokens = from->array();
-        output.is_plain &= num_top_tokens == 0;
+        has_top_tokens |= num_top_tokens > 0;
         for (size_t i = 0; i < num_top_tokens; ++i) from->skip();
     }
     const bool has_no_end = from->skip(), has_no_error = from->skip(), has_no_prompt = from->skip();
     from->skip();  // num_cached_tokens
     const bool is_not_first = from->skip();
+    output.steps = from->at();
     output.num_steps = from->integer();
-    output.is_plain &= !tokens->empty() && output.num_steps > 0 && has_no_end && has_no_error && has_no_prompt && is_not_first;
     output.end = from->at();
+    const bool has_tokens_only = !tokens->empty() && output.num_steps > 0 && !has_top_tokens && has_no_error && has_no_prompt
+                                 && is_not_first;
+    output.is_plain = has_tokens_only && has_no_end;
+    output.is_end = has_tokens_only && !has_no_end && tokens->size() > 1 && tokens->size() == output.num_steps;
     return output;
+}
+
+void append(const uint8_t* begin, const uint8_t* end, std::string* to) {
+    to->append(reinterpret_cast<const char*>(begin), static_cast<size_t>(end - begin));
+}
+
+// Of an end: the output as it were of the last step alone.
+void append_last_step(const Output& output, std::string* to) {
+    append(output.begin, output.tokens, to);
+    *to += '\x91';  // an array of 1
+    append(output.last_token, output.steps, to);
+    *to += '\x01';
 }
 
 // The streams whose tokens are written here.
@@ -99,32 +120,37 @@ class Lane {
         const uint8_t* stats = from.at();
         from.skip();
         if (!from.is_at_end()) throw Malformed();
+        std::string rest{static_cast<char>(step_tag_), '\x92', '\xdd', 0, 0, 0, 0};  // an array of 2; one of a 32-bit length
         size_t num_left = 0;
-        for (size_t i = 0; i < count; ++i)
-            if (!write(outputs_[i], steps_[i])) outputs_[num_left++] = outputs_[i];
+        for (size_t i = 0; i < count; ++i) num_left += !write(outputs_[i], &steps_[i], &rest);
+        for (size_t i = 0; i < 4; ++i) rest[3 + i] = static_cast<char>(num_left >> (24 - 8 * i) & 0xff);
         *has_rest = num_left > 0;
-        std::string rest{static_cast<char>(step_tag_), '\x92', '\xdd'};  // an array of 2; an array of a 32-bit length
-        for (int shift = 24; shift >= 0; shift -= 8) rest += static_cast<char>(num_left >> shift & 0xff);
-        for (size_t i = 0; i < num_left; ++i) rest.append(reinterpret_cast<const char*>(outputs_[i].begin),
-                                                          static_cast<size_t>(outputs_[i].end - outputs_[i].begin));
-        return rest.append(reinterpret_cast<const char*>(stats), static_cast<size_t>(end - stats));
+        return append(stats, end, &rest), rest;
     }
 
-    bool write(const Output& output, const std::vector<Token>& tokens) {
+    // Writes an output, or of an end all but the last token, with which the stream's own writer sends them. Whether that
+    // is all; what is left goes to `rest`.
+    bool write(const Output& output, std::vector<Token>* tokens, std::string* rest) {
         const auto found = pens_.find(output.request_id);
-        if (found == pens_.end()) return false;
+        if (found == pens_.end()) return append(output.begin, output.end, rest), false;
         const std::shared_ptr<Pen> pen = found->second;  // a text is asked for in Python, which may drop it
         const std::shared_ptr<Outlet>& outlet = pen->outlet();
         const bool is_untouched = outlet->is_empty();
+        if (output.is_end) tokens->pop_back();
         bool is_written = false;
         try {
-            is_written = output.is_plain && pen->write(tokens, output.num_steps);
+            is_written = (output.is_plain || output.is_end) && pen->write(*tokens, output.num_steps - output.is_end);
         } catch (nb::python_error& error) {
             error.discard_as_unraisable("a token's text");
         }
-        if (!is_written) return pens_.erase(output.request_id), false;
-        if (is_untouched) touched_.push_back(outlet);
-        return true;
+        if (is_written && output.is_plain) {
+            if (is_untouched) touched_.push_back(outlet);
+            return true;
+        }
+        pens_.erase(output.request_id);
+        if (!is_written) return append(output.begin, output.end, rest), false;
+        touched_.erase(std::remove(touched_.begin(), touched_.end(), outlet), touched_.end());
+        return append_last_step(output, rest), false;
     }
 
     uint8_t step_tag_;
