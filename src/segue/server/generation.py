@@ -1,17 +1,17 @@
 """One sequence in the engine, read as text: ids become tokens with text, until the end or a stop string."""
 
-import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from segue.core.errors import IncompleteGenerationError, RequestError
 from segue.core.output import FinishReason, RequestOutput, TokenOutput
 from segue.server.admission import AdmittedRequest, Ask
+from segue.server.concurrency import all_or_none
 from segue.server.floats import shortest_f32
 from segue.server.journal import log_success, span_fields
 from segue.server.state import Server
@@ -26,14 +26,8 @@ __all__ = [
     "PrefillToken",
     "Timings",
     "Token",
-    "all_or_none",
     "generate",
-    "longest_headers",
-    "sum_headers",
-    "timing_headers",
 ]
-
-T = TypeVar("T")
 
 
 class PrefillToken(Struct, frozen=True, gc=False):
@@ -371,50 +365,5 @@ async def _best_of(server: Server, admitted: AdmittedRequest) -> Answer:
     return Answer(sequences[best], sequences[:best] + sequences[best + 1 :])
 
 
-async def all_or_none(runs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results. When one fails, or this is cancelled, the others are cancelled."""
-    tasks = [asyncio.ensure_future(run) for run in runs]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def timing_headers(generation: Generation, compute_type: str) -> dict[str, str]:
-    """TGI's headers of an answer that is sent at once."""
-    timings = generation.timings()
-    return {
-        "x-compute-type": compute_type,
-        "x-compute-time": repr(timings.total_time),
-        "x-compute-characters": str(len(generation.admitted.ask.inputs)),
-        "x-total-time": _milliseconds(timings.total_time),
-        "x-validation-time": _milliseconds(timings.validation_time),
-        "x-queue-time": _milliseconds(timings.queue_time),
-        "x-inference-time": _milliseconds(timings.inference_time),
-        "x-time-per-token": _milliseconds(timings.time_per_token),
-        "x-prompt-tokens": str(generation.num_inputs),
-        "x-generated-tokens": str(generation.num_tokens),
-    }
-
-
-def longest_headers(generations: Sequence[Generation], compute_type: str) -> dict[str, str]:
-    """Of several choices of one prompt, which ran side by side: the times of the one that ended last."""
-    last = max(generations, key=lambda each: each.timings().total_time)
-    headers = timing_headers(last, compute_type)
-    return {**headers, "x-generated-tokens": str(sum(each.num_tokens for each in generations))}
-
-
-def sum_headers(headers: Sequence[dict[str, str]]) -> dict[str, str]:
-    """Of several generations in one answer; TGI leaves ``x-compute-time`` out there."""
-    compute_type, _, *counted = headers[0]
-    sums = {name: str(sum(int(each[name]) for each in headers)) for name in counted}
-    return {compute_type: headers[0][compute_type], **sums}
-
-
 def _known(time_s: float) -> float | None:
     return None if math.isnan(time_s) else time_s
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(int(seconds * 1000))

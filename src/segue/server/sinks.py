@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from segue.server.generation import all_or_none
+from segue.server.concurrency import all_or_none
 
 __all__ = ["BODY_WRITER", "BodyWriter", "EventSink", "Events", "merge", "response_sink", "until_client_leaves"]
 

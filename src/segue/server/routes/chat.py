@@ -14,7 +14,7 @@ from segue.protocol.openai import ChatRequest
 from segue.protocol.tgi import GenerateParameters
 from segue.server.admission import Ask
 from segue.server.bodies import read_json
-from segue.server.generation import all_or_none, longest_headers, timing_headers
+from segue.server.concurrency import all_or_none
 from segue.server.grammars import wire_grammar
 from segue.server.openai_parameters import choices, logit_bias, randomness, stop_strings
 from segue.server.replies import json_reply
@@ -31,6 +31,7 @@ from segue.server.stream import (
     unless_client_leaves,
     usage,
 )
+from segue.server.timing_headers import longest_headers, timing_headers
 from segue.server.tool_events import ToolChatEvents, message_of_calls
 from segue.server.tools import (
     Answer,

@@ -14,13 +14,15 @@ from segue.protocol.tgi import GenerateParameters
 from segue.server.admission import Ask
 from segue.server.bodies import read_json
 from segue.server.completion_choice import CompletionEvents, CompletionShape, completion_choice
-from segue.server.generation import all_or_none, generate, sum_headers, timing_headers
+from segue.server.concurrency import all_or_none
+from segue.server.generation import generate
 from segue.server.grammars import wire_grammar
 from segue.server.openai_parameters import choices, logit_bias, randomness, stop_strings
 from segue.server.replies import json_reply
 from segue.server.sinks import Events, merge
 from segue.server.state import Server
 from segue.server.stream import DONE, EventStream, StreamUsage, stream_events, unless_client_leaves, usage
+from segue.server.timing_headers import sum_headers, timing_headers
 
 __all__ = ["completions", "run_completions"]
 

@@ -10,11 +10,12 @@ from starlette.types import ASGIApp
 from segue.protocol.tgi import CompatGenerateRequest, GenerateRequest
 from segue.server.admission import Ask
 from segue.server.bodies import read_json
-from segue.server.generation import Generation, timing_headers
+from segue.server.generation import Generation
 from segue.server.generation import generate as run
 from segue.server.replies import json_reply
 from segue.server.state import Server
 from segue.server.stream import EventStream, GenerateEvents, stream_events, unless_client_leaves
+from segue.server.timing_headers import timing_headers
 
 __all__ = ["compat_generate", "generate", "generate_stream", "run_compat_generate"]
 

@@ -18,7 +18,8 @@ from segue.protocol.platforms import (
 from segue.protocol.tgi import GenerateParameters
 from segue.server.admission import Ask
 from segue.server.bodies import read_json
-from segue.server.generation import all_or_none, generate
+from segue.server.concurrency import all_or_none
+from segue.server.generation import generate
 from segue.server.replies import error_reply, json_reply
 from segue.server.routes.chat import chat_ask, run_chat
 from segue.server.routes.completions import run_completions
