@@ -9,6 +9,8 @@ namespace segue::attention {
 constexpr int64_t tile_keys = 64;     // keys multiplied at once
 constexpr int64_t split_keys = 512;   // keys after which a row's running sums are merged: what slices can share out
 constexpr int64_t strip_rows = 24;    // rows whose scores are in the nearest cache together
+constexpr int64_t decode_strip = 32;  // the same in a decode, of several heads of keys
+constexpr int64_t most_rows = decode_strip > strip_rows ? decode_strip : strip_rows;
 constexpr int64_t small_queries = 8;  // sequences of up to this many queries are shared out by splits and heads
 constexpr int64_t splits_a_slice = 2;  // pieces that a slice has at least, where there are so many heads
 constexpr int64_t block_rows = 264;   // longer ones by heads and blocks of so many rows (a row: a query's head)
@@ -51,7 +53,7 @@ SEGUE_LAYOUT Layout layout_of(const AttentionSpec& spec) {
     int64_t rows = max_rows(spec), dim = padded(spec.key_dim), value_dim = padded(spec.value_dim);
     at.values = at.keys + dim * tile_keys;
     at.scores = at.values + tile_keys * value_dim;
-    at.queries = at.scores + strip_rows * tile_keys;
+    at.queries = at.scores + most_rows * tile_keys;
     at.rows = at.queries + padded(rows * spec.key_dim);
     int64_t next = at.rows + padded(rows * scoring_floats);
     for (int i = 0; i < 2; ++i) {

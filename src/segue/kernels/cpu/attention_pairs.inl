@@ -32,6 +32,17 @@ struct Pairs {
             store(numbers + i / 2, pairs);
         }
     }
+
+    // Elements of rows i and i + 1 from `at` on; of the second zeros where it is not before `end`.
+    template <CacheKind, bool, int columns>
+    SEGUE_INLINE void values(const Rows& rows, int64_t i, int64_t end, int64_t at, int64_t, f32xr (&out)[columns]) {
+#pragma GCC unroll 4
+        for (int j = 0; j < columns; ++j, at += register_lanes) {
+            __m512i even = _mm512_cvtepu16_epi32(load<__m256i>(rows.at(i) + 2 * at)), odd = _mm512_setzero_si512();
+            if (i + 1 < end) odd = _mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(rows.at(i + 1) + 2 * at)), 16);
+            out[j] = bits_of<f32xr>(_mm512_or_si512(even, odd));
+        }
+    }
 };
 
 // A whole tile of keys → out [dim / 2, tile_keys].
@@ -52,9 +63,9 @@ static void pack_key_pairs(const Rows& rows, int64_t dim, float* out) {
 static void pack_value_pairs(const Rows& rows, int64_t count, int64_t dim, float* out) {
     for (int64_t i = 0; i < count; i += 2, out += dim) {
         for (int64_t d = 0; d < dim; d += register_lanes) {
-            __m512i even = _mm512_cvtepu16_epi32(load<__m256i>(rows.at(i) + 2 * d)), odd = _mm512_setzero_si512();
-            if (i + 1 < count) odd = _mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(rows.at(i + 1) + 2 * d)), 16);
-            store(out + d, _mm512_or_si512(even, odd));
+            f32xr pairs[1];
+            Pairs::values<CacheKind::bf16, true>(rows, i, count, d, dim, pairs);
+            store(out + d, pairs[0]);
         }
     }
 }

@@ -1,6 +1,7 @@
 // Small products of floats in memory: queries with packed keys, weights with packed values.
 #pragma once
 
+#include "attention_rows.inl"
 #include "native.inl"
 #include "vector_math.inl"
 
@@ -41,6 +42,13 @@ struct Floats {
     SEGUE_INLINE void from_floats(float*, int64_t) {}
 
     SEGUE_INLINE f32xr add(f32xr sum, float left, f32xr right) { return fused(all(left), right, sum); }
+
+    // Elements of row i from `at` on.
+    template <CacheKind kind, bool is_whole, int columns>
+    SEGUE_INLINE void values(const Rows& rows, int64_t i, int64_t, int64_t at, int64_t dim, f32xr (&out)[columns]) {
+#pragma GCC unroll 4
+        for (int j = 0; j < columns; ++j) out[j] = elements<kind, is_whole>(rows, i, at + j * register_lanes, dim);
+    }
 };
 
 template <class Numbers, int rows, int columns>

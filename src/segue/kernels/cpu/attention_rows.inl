@@ -137,48 +137,4 @@ static void pack_rows(const Rows& rows, int64_t count, int64_t dim, float* out) 
     }
 }
 
-// q [dim] · the register_lanes rows from `key` on → out from there, a sum a key in the order of dim, as `multiply` of the transposed rows gives it. For one query the
-// transposed rows are used once, so they never leave the registers.
-template <CacheKind kind>
-static void multiply_rows(const float* q, const Rows& rows, int64_t key, int64_t dim, float* out) {
-    f32xr sum{};
-    int64_t d = 0;
-    f32xr block[register_lanes];
-    for (; d + register_lanes <= dim; d += register_lanes) {
-        transposed<kind, true>(rows, key, d, dim, block);
-#pragma GCC unroll 16
-        for (int i = 0; i < register_lanes; ++i) sum = fused(all(q[d + i]), block[i], sum);
-    }
-    if (d < dim) {
-        transposed<kind, false>(rows, key, d, dim, block);
-        for (int i = 0; i < dim - d; ++i) sum = fused(all(q[d + i]), block[i], sum);
-    }
-    store(out + key, sum);
-}
-
-// out [columns registers] = out * kept + weights · rows, in the order of the keys, as `multiply` does it.
-template <CacheKind kind, int columns, bool is_whole>
-static void add_columns(const float* weights, const Rows& rows, Range keys, int64_t column, int64_t dim, float kept,
-                        float* out) {
-    f32xr sums[columns];
-    for (int j = 0; j < columns; ++j) sums[j] = load<f32xr>(out + column + j * register_lanes) * all(kept);
-    for (int64_t i = keys.begin; i < keys.end; ++i) {
-        f32xr weight = all(weights[i]);
-        for (int j = 0; j < columns; ++j)
-            sums[j] = fused(weight, elements<kind, is_whole>(rows, i, column + j * register_lanes, dim), sums[j]);
-    }
-    for (int j = 0; j < columns; ++j) store(out + column + j * register_lanes, sums[j]);
-}
-
-template <CacheKind kind>
-static void add_rows(const float* weights, const Rows& rows, Range keys, int64_t dim, float kept, float* out) {
-    constexpr int columns = 4;
-    int64_t at = 0;
-    for (; at + columns * register_lanes <= dim; at += columns * register_lanes)
-        add_columns<kind, columns, true>(weights, rows, keys, at, dim, kept, out);
-    for (; at + register_lanes <= dim; at += register_lanes)
-        add_columns<kind, 1, true>(weights, rows, keys, at, dim, kept, out);
-    if (at < dim) add_columns<kind, 1, false>(weights, rows, keys, at, dim, kept, out);
-}
-
 }  // namespace segue::SEGUE_ISA

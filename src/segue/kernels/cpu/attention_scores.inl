@@ -85,7 +85,7 @@ SEGUE_INLINE float mask_scores(const AttentionSpec& spec, const Scoring& row, in
 }
 
 // A register's whole number of rows.
-constexpr int64_t weighed_rows = (attention::strip_rows + 15) / 16 * 16;
+constexpr int64_t weighed_rows = (attention::most_rows + 15) / 16 * 16;
 
 // scores [count][tile_keys] of the keys from `key` on → weights relative to each row's largest score so far; `largest`
 // and `sum` [count] follow, `kept` is what the weighted values so far are to be multiplied with. Row by row where rows are

@@ -1,0 +1,167 @@
+// Products of a decode: the few rows of one query that share a head's keys and values. Each key is transposed into the
+// nearest cache for all of them, values are multiplied as they lie in memory. Sums have the order of `multiply` of a packed
+// tile: a decode gets the bits that a prompt gets.
+#pragma once
+
+#include "attention_pairs.inl"
+#include "attention_product.inl"
+#include "attention_rows.inl"
+
+namespace segue::SEGUE_ISA {
+
+// Registers of a product's result, as in attention_product.inl: more rows, since a group of heads is often 8.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int decode_rows = 8;
+#else
+constexpr int decode_rows = 6;
+#endif
+constexpr int decode_columns = 2;
+
+// Keys, then values, of a head that are worked on together.
+constexpr int64_t decode_keys = decode_columns * register_lanes;
+
+// What is read, and what is asked for meanwhile, a line for each that is read: `ahead.at(i + shift)` for row i. Many at
+// once would wait for each other, and the products for them.
+struct Stream {
+    Rows rows, ahead;
+    int64_t shift;
+
+    // Bytes [begin, end) of a row.
+    SEGUE_INLINE void ask(const Stream& s, int64_t i, int64_t begin, int64_t end) {
+        for (int64_t at = (begin + 63) / 64 * 64; at < end; at += 64)
+            __builtin_prefetch(s.ahead.at(i + s.shift) + at, 0, 3);
+    }
+};
+
+template <CacheKind kind>
+SEGUE_INLINE void ask_for_keys(const Stream& keys, int64_t key, int64_t d) {
+    constexpr int64_t size = element_bytes(kind);
+    for (int i = 0; i < register_lanes; ++i) Stream::ask(keys, key + i, d * size, (d + register_lanes) * size);
+}
+
+// The register_lanes keys from `key` on → out [dim, decode_keys], transposed.
+template <CacheKind kind>
+static void transpose_keys(const Stream& keys, int64_t key, int64_t dim, float* out) {
+    int64_t d = 0;
+    f32xr block[register_lanes];
+    for (; d + register_lanes <= dim; d += register_lanes) {
+        ask_for_keys<kind>(keys, key, d);
+        transposed<kind, true>(keys.rows, key, d, dim, block);
+#pragma GCC unroll 16
+        for (int i = 0; i < register_lanes; ++i) store(out + (d + i) * decode_keys, block[i]);
+    }
+    if (d == dim) return;
+    transposed<kind, false>(keys.rows, key, d, dim, block);
+    for (int i = 0; i < dim - d; ++i) store(out + (d + i) * decode_keys, block[i]);
+}
+
+// q [dim] · the register_lanes keys from `key` on → out from there, a sum a key in the order of dim, as `multiply` of the
+// transposed rows gives it. For a single row they are used once, so they never leave the registers.
+template <CacheKind kind>
+static void multiply_one(const float* q, const Stream& keys, int64_t key, int64_t dim, float* out) {
+    f32xr sum{};
+    int64_t d = 0;
+    f32xr block[register_lanes];
+    for (; d + register_lanes <= dim; d += register_lanes) {
+        ask_for_keys<kind>(keys, key, d);
+        transposed<kind, true>(keys.rows, key, d, dim, block);
+#pragma GCC unroll 16
+        for (int i = 0; i < register_lanes; ++i) sum = fused(all(q[d + i]), block[i], sum);
+    }
+    if (d < dim) {
+        transposed<kind, false>(keys.rows, key, d, dim, block);
+        for (int i = 0; i < dim - d; ++i) sum = fused(all(q[d + i]), block[i], sum);
+    }
+    store(out + key, sum);
+}
+
+// Weights [rows, tile_keys] and the values [keys.begin, keys.end) that they are for.
+struct Weighted {
+    const float* weights;
+    const Stream& values;
+    Range keys;
+    int64_t dim;
+    const float* kept;  // [rows]: what `out` is multiplied with before
+    float* out;         // [rows, padded dim]
+};
+
+template <class Numbers, CacheKind kind, int rows, int columns, bool is_whole>
+static void add_columns(const Weighted& p, int64_t column) {
+    constexpr int64_t size = element_bytes(kind);
+    const int64_t stride = padded(p.dim), end = column + columns * register_lanes;
+    float* out = p.out + column;
+    f32xr sums[rows][columns];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int j = 0; j < columns; ++j)
+            sums[r][j] = load<f32xr>(out + r * stride + j * register_lanes) * all(p.kept[r]);
+    const float* weights = p.weights + p.keys.begin / Numbers::count;
+    for (int64_t i = p.keys.begin; i < p.keys.end; i += Numbers::count, ++weights) {
+        f32xr right[columns];
+        Numbers::template values<kind, is_whole>(p.values.rows, i, p.keys.end, column, p.dim, right);
+        for (int n = 0; n < Numbers::count; ++n) Stream::ask(p.values, i + n, column * size, end * size);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+            for (int j = 0; j < columns; ++j) sums[r][j] = Numbers::add(sums[r][j], weights[r * tile_keys], right[j]);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int j = 0; j < columns; ++j) store(out + r * stride + j * register_lanes, sums[r][j]);
+}
+
+// out [rows, dim] = out * kept + weights · values.
+template <class Numbers, CacheKind kind, int rows>
+static void add_values(const Weighted& p) {
+    constexpr int columns = rows == 1 ? 2 * decode_columns : decode_columns;
+    int64_t at = 0;
+    for (; at + columns * register_lanes <= p.dim; at += columns * register_lanes)
+        add_columns<Numbers, kind, rows, columns, true>(p, at);
+    for (; at + register_lanes <= p.dim; at += register_lanes) add_columns<Numbers, kind, rows, 1, true>(p, at);
+    if (at < p.dim) add_columns<Numbers, kind, rows, 1, false>(p, at);
+}
+
+// work.run<rows>(first) for parts [first, first + rows) of `count` rows, as many in each.
+template <class Work>
+SEGUE_INLINE void for_rows(int64_t count, const Work& work) {
+    const int64_t parts = (count + decode_rows - 1) / decode_rows;
+    for (int64_t part = 0; part < parts; ++part) {
+        const int64_t first = count * part / parts;
+        switch (count * (part + 1) / parts - first) {
+            case 1: work.template run<1>(first); break;
+            case 2: work.template run<2>(first); break;
+            case 3: work.template run<3>(first); break;
+            case 4: work.template run<4>(first); break;
+            case 5: work.template run<5>(first); break;
+            case 6: work.template run<6>(first); break;
+            case 7: work.template run<7>(first); break;
+            case 8: work.template run<8>(first); break;
+        }
+    }
+}
+
+template <class Numbers>
+struct ByKeys {
+    Product p;
+
+    template <int rows>
+    void run(int64_t first) const {
+        multiply_block<Numbers, rows, decode_columns>(Product::at(p, first, 0));
+    }
+};
+
+template <class Numbers, CacheKind kind>
+struct ByValues {
+    Weighted p;
+
+    template <int rows>
+    void run(int64_t first) const {
+        Weighted part = p;
+        part.weights += first * tile_keys, part.kept += first, part.out += first * padded(p.dim);
+        add_values<Numbers, kind, rows>(part);
+    }
+};
+
+}  // namespace segue::SEGUE_ISA
