@@ -69,8 +69,9 @@ struct Ahead {
     int64_t second;  // 64 where it is two
 
     // `input_bytes`: 64 or 128. Against the processor's own prefetching: 1.1 to 1.3 times as fast at 4 and 8 rows (Zen 5).
+    // A row of bfloat16 reads at 0.88 of the memory's bandwidth, with 3,072 bytes ahead at 0.83; int8 at 0.86 with either.
     SEGUE_INLINE Ahead of_panel(const std::byte* data, int64_t input_bytes) {
-        return {data + 3072, input_bytes, input_bytes - 64};
+        return {data + 5120, input_bytes, input_bytes - 64};
     }
 
     // A tile's part of a block of `num_bytes`; it asks `asks` times in each of the panel's `tile_columns`.
