@@ -104,21 +104,20 @@ def measure(
 ) -> list[tuple[str, dict[str, float]]]:
     found: list[tuple[str, dict[str, float]]] = []
 
-    def runs(requests: list[tuple[list[int], int]], reads: list[float] | None = None) -> list[tuple[float, float, int]]:
-        """``reads`` gets the bandwidth right before and after each: within a minute a guest's may go from 40 to 77."""
-        made = []
-        for repeat in range(-1, repeats):
-            if reads is not None:
-                reads.append(read_gb_s())
-            made.append(engine.run([(varied(ids, repeat), n) for ids, n in requests]))
-        if reads is not None:
-            reads[0] = read_gb_s()
-        return made[1:]
+    def once(requests: list[tuple[list[int], int]], repeat: int) -> tuple[float, float, int]:
+        return engine.run([(varied(ids, repeat), n) for ids, n in requests])
+
+    def runs(requests: list[tuple[list[int], int]]) -> list[tuple[float, float, int]]:
+        return [once(requests, repeat) for repeat in range(-1, repeats)][1:]
 
     if "decode" in only:
         work = workloads["decode"]
-        reads: list[float] = []
-        made = runs([(work["prompt"]["ids"], work["new_tokens"])], reads)
+        requests = [(work["prompt"]["ids"], work["new_tokens"])]
+        once(requests, -1)
+        made, reads = [], [read_gb_s()]  # around each: within a minute a guest's bandwidth may go from 40 to 77
+        for repeat in range(repeats):
+            made.append(once(requests, repeat))
+            reads.append(read_gb_s())
         rates = [(count - 1) / (last - first) for first, last, count in made]
         ttft_ms = 1e3 * median(m[0] for m in made)
         rate = {"decode_tps": median(rates), "best_tps": max(rates), "ttft_ms": ttft_ms}

@@ -136,8 +136,10 @@ SEGUE_INLINE void for_rows(int64_t count, const Work& work) {
             case 4: work.template run<4>(first); break;
             case 5: work.template run<5>(first); break;
             case 6: work.template run<6>(first); break;
+#if defined(__AVX512F__) || defined(__aarch64__)
             case 7: work.template run<7>(first); break;
             case 8: work.template run<8>(first); break;
+#endif
         }
     }
 }

@@ -124,8 +124,8 @@ SEGUE_INLINE Running running_of(const Workspace& memory, int which, int64_t row,
 }
 
 // Whether products are of pairs: a bfloat16 cache as most models have it. Queries and weights are then rounded as its
-// keys and values are. Not without grouped heads, where a decode's single rows, which are not packed, must get what a
-// prompt's get.
+// keys and values are. Not without grouped heads, where a decode's single rows are multiplied as floats, and must get what
+// a prompt's get.
 SEGUE_INLINE bool is_paired(const AttentionCall& call, const View& view) {
     const AttentionSpec& spec = call.spec;
     return has_pairs() && kind_of(call, view) == CacheKind::bf16 && group_of(spec) > 1 && spec.key_dim % 32 == 0 &&
