@@ -2,8 +2,8 @@
 
     python benchmarks/cpu/compare.py results.jsonl … [--plot docs/cpu-throughput.svg]
 
-Of several lines for one workload the median counts. ``bound``: the share that was reached of what memory bandwidth
-allows one stream, and of what arithmetic allows a prefill (products of the layers alone, at the rate of the same run).
+Of several lines for one workload the median counts. ``bound``: the share that one stream reached of a plain read of its
+weights, step by step, and a prefill of what arithmetic allows (products of the layers alone, at the rate of the same run).
 """
 
 import argparse
@@ -14,16 +14,6 @@ from typing import Any
 
 WORKLOADS = {"decode": "decode_tps", "prefill": "prefill_tps", "throughput": "tput_tps"}
 BITS = {"fp32": "float32", "f32": "float32", "q8_0": "int8", "q4_0": "int4", "int8-w8a8": "int8"}
-
-WEIGHT_GB = {
-    ("llama-1b", "bfloat16"): 2.069,
-    ("llama-1b", "int8"): 1.035,
-    ("llama-1b", "int4"): 0.565,
-    ("opt-125m", "float32"): 0.248,  # the checkpoint's 16 bits
-    ("opt-125m", "bfloat16"): 0.248,
-    ("opt-125m", "int8"): 0.124,
-}
-"""Read at every step: all weights but the input embeddings."""
 
 LAYER_PARAMETERS = {"llama-1b": 0.969e9, "opt-125m": 0.085e9}
 """Multiplied with every token of a prompt; the head is with the last one only."""
@@ -49,8 +39,8 @@ def read(files: list[Path]) -> Rows:
 
 
 def bound_share(model: str, bits: str, workload: str, line: dict[str, Any]) -> str:
-    if workload == "decode" and (model, bits) in WEIGHT_GB:
-        return f"{line['decode_tps'] * WEIGHT_GB[model, bits] / line['read_gb_s']:.0%}"
+    if workload == "decode" and "of_bound" in line:
+        return f"{line['of_bound']:.0%}"
     if workload == "prefill" and model in LAYER_PARAMETERS:
         rate = line["int8_gop_s"] if bits in ("int8", "int4") else line["fp32_gflop_s"]
         return f"{line['prefill_tps'] * 2 * LAYER_PARAMETERS[model] / rate / 1e9:.0%}"

@@ -3,7 +3,8 @@
     python benchmarks/cpu/segue_rows.py --workloads workloads.json --models models --model llama-1b --bits int8
 
 ``decode``: prompt 128, 128 new tokens, one stream. ``prefill``: prompt 1024, one new. ``throughput``: 16 requests at
-once; with ``--streams 1,2,4,8,16`` the first so many of them, a line each, for ``compare.py --plot``.
+once; with ``--streams 1,2,4,8,16`` the first so many of them, a line each, for ``compare.py --plot``. ``of_bound`` is a
+plain read of the weights' bytes beside a step of one stream, each step between two reads: the median of their ratios.
 Prompts begin differently in every repeat, so that no prefix cache helps. Medians. Before them every block of the cache
 was used once.
 """
@@ -48,6 +49,7 @@ class Offline:
             **CONFIGS[bits],
         )
         runner, self.facts = build_runner(config)
+        self.layers = packed_layers(runner.model)
         engine_config = EngineConfig(
             num_blocks=self.facts.num_blocks,
             block_size=self.facts.block_size,
@@ -69,16 +71,41 @@ class Offline:
     def run(self, requests: list[tuple[list[int], int]]) -> tuple[float, float, int]:
         """(seconds to the first token, to the last, their number), all requests arriving together."""
         started = time.perf_counter()
-        for number, (ids, num_new) in enumerate(requests):
-            self.engine.add(self._request(number, ids, num_new))
+        self._add(requests)
         times: list[float] = []
         while self.engine.has_work:
-            step = self.engine.step()
-            now = time.perf_counter() - started
-            for output in step.outputs if step else ():
-                assert output.error is None, output.error
-                times += [now] * len(output.tokens)
+            count = self._step()
+            times += [time.perf_counter() - started] * count
         return times[0], times[-1], len(times)
+
+    def step_beside_reads(self, request: tuple[list[int], int]) -> tuple[float, float]:
+        """(bytes a second of a plain read of the packed weights, that read's time beside a step's): medians.
+
+        Within a minute a guest's memory may go from 40 to 77 GB/s, so that only neighbours can be compared.
+        """
+        self._add([request])
+        while self._step() == 0:  # the prompt
+            pass
+        reads, steps = [_native.measure_read_seconds(self.layers)], []
+        while self.engine.has_work:
+            started = time.perf_counter()
+            count = self._step()
+            steps.append((time.perf_counter() - started) / max(count, 1))
+            reads.append(_native.measure_read_seconds(self.layers))
+        ratios = [(before + after) / 2 / step for before, after, step in zip(reads, reads[1:], steps, strict=False)]
+        return sum(layer.num_bytes for layer in self.layers) / median(reads), median(ratios)
+
+    def _add(self, requests: list[tuple[list[int], int]]) -> None:
+        for number, (ids, num_new) in enumerate(requests):
+            self.engine.add(self._request(number, ids, num_new))
+
+    def _step(self) -> int:
+        """The number of its tokens."""
+        step = self.engine.step()
+        outputs = step.outputs if step else ()
+        for output in outputs:
+            assert output.error is None, output.error
+        return sum(len(output.tokens) for output in outputs)
 
     def _request(self, number: int, ids: list[int], num_new: int) -> Request:
         seq2seq = self.facts.is_encoder_decoder
@@ -89,6 +116,12 @@ class Offline:
             sampling=SamplingParams(ignore_eos=True),
             stop=StopCriteria(max_new_tokens=num_new),
         )
+
+
+def packed_layers(model: Any) -> list[_native.PackedLinear]:
+    modules = getattr(model, "model", model).modules()
+    layers = [getattr(module, "packed", None) for module in modules]
+    return [layer for layer in layers if isinstance(layer, _native.PackedLinear)]
 
 
 def read_gb_s() -> float:
@@ -113,15 +146,14 @@ def measure(
     if "decode" in only:
         work = workloads["decode"]
         requests = [(work["prompt"]["ids"], work["new_tokens"])]
-        once(requests, -1)
-        made, reads = [], [read_gb_s()]  # around each: within a minute a guest's bandwidth may go from 40 to 77
-        for repeat in range(repeats):
-            made.append(once(requests, repeat))
-            reads.append(read_gb_s())
+        made = runs(requests)
         rates = [(count - 1) / (last - first) for first, last, count in made]
         ttft_ms = 1e3 * median(m[0] for m in made)
-        rate = {"decode_tps": median(rates), "best_tps": max(rates), "ttft_ms": ttft_ms}
-        found.append(("decode", rate | {"read_gb_s": median(reads)}))
+        row = {"decode_tps": median(rates), "best_tps": max(rates), "ttft_ms": ttft_ms}
+        if not engine.facts.is_encoder_decoder:  # whose steps leave the encoder's weights alone
+            read, row["of_bound"] = engine.step_beside_reads((varied(requests[0][0], repeats), requests[0][1]))
+            row["weights_gb_s"] = read / 1e9
+        found.append(("decode", row))
     if "prefill" in only and "prefill" in workloads:
         ids = workloads["prefill"]["prompt"]["ids"]
         made = runs([(ids, 1)])

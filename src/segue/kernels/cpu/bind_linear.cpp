@@ -211,6 +211,8 @@ void bind_linear(nb::module_& module) {
                nb::arg("residual_stride") = 0, nb::arg("scale") = 1.0f);
     module.def("measure_read_bandwidth", &measure_read_bandwidth, nb::arg("num_bytes"), nb::arg("repeats") = 5,
                nb::call_guard<nb::gil_scoped_release>());
+    module.def("measure_read_seconds", &measure_read_seconds, nb::arg("layers"),
+               nb::call_guard<nb::gil_scoped_release>());
     module.def("measure_multiplications", &measure_multiplications, nb::arg("integers"), nb::arg("repeats") = 1000,
                nb::call_guard<nb::gil_scoped_release>());
 }

@@ -97,7 +97,7 @@ struct LinearKernels {
     void (*quantize)(const QuantizeCall&);
     float (*largest)(const void* row, WeightKind kind, int64_t count);
     // For measuring bounds: linear_measure.inl.
-    uint32_t (*read_all)(const std::byte* from, size_t size);
+    uint32_t (*read_all)(const std::byte* from, size_t size, bool asks_ahead);
     int64_t (*multiply_cached)(bool integers, int64_t rounds);
 };
 

@@ -66,7 +66,7 @@ static void float_tile(
     fnative acc[R][V];
     load_sums<R>(acc, sums, adds);
     for (int64_t i = 0; i < k; ++i, weights += panel_width, x += R) {
-        ahead.ask();
+        ahead.ask<R>();
         fnative w[V];
 #pragma GCC unroll 8
         for (int c = 0; c < V; ++c) w[c] = Weights::get(weights + c * native_lanes);

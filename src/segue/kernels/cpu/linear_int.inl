@@ -101,7 +101,7 @@ SEGUE_INLINE void add_products(
     const std::byte* data, int64_t words, const int32_t* x, Ahead& ahead, inative (&sums)[R][V]) {
     for (int64_t i = 0; i < words; ++i, data += 4 * panel_width) {
         unative word[V];
-        ahead.ask();
+        ahead.ask<R>();
 #pragma GCC unroll 8
         for (int c = 0; c < V; ++c) word[c] = load<unative>(data + 4 * c * native_lanes);
 #pragma GCC unroll 2

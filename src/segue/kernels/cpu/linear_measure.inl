@@ -6,19 +6,24 @@
 namespace segue::SEGUE_ISA {
 
 // Reads every line of [from, from + size); size is a multiple of 512. The result hangs on all of them.
-static uint32_t read_all(const std::byte* from, size_t size) {
+template <bool asks_ahead>
+static uint32_t read_lines(const std::byte* from, size_t size) {
     unative sums[8] = {};
     constexpr size_t step = 8 * sizeof(unative);
     for (size_t i = 0; i < size; i += step)
 #pragma GCC unroll 8
         for (int j = 0; j < 8; ++j) {
-            __builtin_prefetch(from + i + 4096 + j * sizeof(unative));
+            if (asks_ahead) __builtin_prefetch(from + i + 4096 + j * sizeof(unative));
             sums[j] += load<unative>(from + i + j * sizeof(unative));
         }
     uint32_t total = 0;
     for (int j = 0; j < 8; ++j)
         for (int lane = 0; lane < native_lanes; ++lane) total += sums[j][lane];
     return total;
+}
+
+static uint32_t read_all(const std::byte* from, size_t size, bool asks_ahead) {
+    return asks_ahead ? read_lines<true>(from, size) : read_lines<false>(from, size);
 }
 
 // `rounds` products of a full tile with weights that stay in the first-level cache. Returns the number of multiply-adds.

@@ -28,28 +28,44 @@ double best_seconds(int repeats, const Body& body) {
     return best;
 }
 
+// Its slice of `num_bytes`, but for what is left over of 512.
+void read_part(const std::byte* from, int64_t num_bytes, bool asks_ahead, const Slice& slice) {
+    static std::atomic<uint32_t> total{0};  // somebody might look at it: nothing is left out
+    const Range part = slice.part(num_bytes / 512);
+    total += kernels().linear.read_all(from + 512 * part.begin, static_cast<size_t>(512 * (part.end - part.begin)), asks_ahead);
+}
+
 }  // namespace
 
 double measure_read_bandwidth(int64_t num_bytes, int repeats) {
     constexpr int64_t piece = int64_t{8} << 20;  // short beside the time slices of a busy machine
-    const LinearKernels& functions = kernels().linear;
     const int64_t pieces = std::max<int64_t>(num_bytes / piece, 1);
     BlobSizes sizes;
     sizes.data = static_cast<size_t>(pieces * piece);
     Packed block = new_blob(WeightKind::f32, 1, 1, 0, false, sizes);
     // Untouched memory is one page of zeros, which stays in the nearest cache.
     std::memset(const_cast<std::byte*>(block.linear.data), 1, sizes.data);
-    std::atomic<uint32_t> total{0};
     const std::byte* from = block.linear.data;
+    bool asks_ahead = false;
     double seconds = best_seconds(repeats * static_cast<int>(pieces), [&] {
-        Team::get().run([&](const Slice& slice) {
-            Range part = slice.part(piece, 512);
-            total += functions.read_all(from + part.begin, static_cast<size_t>(part.end - part.begin));
-        });
+        Team::get().run([&](const Slice& slice) { read_part(from, piece, asks_ahead, slice); });
         from += piece;
-        if (from == block.linear.data + sizes.data) from = block.linear.data;
+        if (from != block.linear.data + sizes.data) return;
+        from = block.linear.data;
+        asks_ahead = !asks_ahead;
     });
     return static_cast<double>(piece) / seconds;
+}
+
+double measure_read_seconds(const std::vector<const Packed*>& layers) {
+    bool asks_ahead = true;
+    return best_seconds(2, [&] {
+        asks_ahead = !asks_ahead;
+        Team::get().run([&](const Slice& slice) {
+            for (const Packed* layer : layers)
+                read_part(layer->bytes, static_cast<int64_t>(layer->num_bytes), asks_ahead, slice);
+        });
+    });
 }
 
 double measure_multiplications(bool integers, int repeats) {
