@@ -3,7 +3,8 @@
     python benchmarks/cpu/compare.py results.jsonl … [--plot docs/cpu-throughput.svg]
 
 Of several lines for one workload the median counts. ``bound``: the share that one stream reached of a plain read of its
-weights, step by step, and a prefill of what arithmetic allows (products of the layers alone, at the rate of the same run).
+weights, step by step, and a prefill of what arithmetic allows (products of the layers alone, at the rate of the same
+run).
 """
 
 import argparse

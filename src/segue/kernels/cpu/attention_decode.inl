@@ -21,7 +21,8 @@ constexpr int decode_columns = 2;
 constexpr int64_t decode_keys = decode_columns * register_lanes;
 
 // What is read, and what is asked for meanwhile, a line for each that is read: `ahead.at(i + shift)` for row i. Many at
-// once would wait for each other, and the products for them.
+// once would wait for each other, and the products for them. Into the second cache: float32 1.6 times, 16 bits 1.2 times as
+// fast as with lines asked into the first (16 streams, Zen 4).
 struct Stream {
     Rows rows, ahead;
     int64_t shift;
@@ -29,7 +30,7 @@ struct Stream {
     // Bytes [begin, end) of a row.
     SEGUE_INLINE void ask(const Stream& s, int64_t i, int64_t begin, int64_t end) {
         for (int64_t at = (begin + 63) / 64 * 64; at < end; at += 64)
-            __builtin_prefetch(s.ahead.at(i + s.shift) + at, 0, 3);
+            __builtin_prefetch(s.ahead.at(i + s.shift) + at, 0, second_cache);
     }
 };
 

@@ -13,7 +13,8 @@
 
 namespace segue::SEGUE_ISA {
 
-constexpr int64_t block_inputs = 192;  // at most; a multiple of 8
+// At most; a multiple of 8. 16 KiB of floats: half of a first-level cache of 32 KiB.
+constexpr int64_t block_inputs = 128;
 
 struct F32 {
     typedef float Storage;

@@ -92,8 +92,8 @@ struct Codes8 {
 #endif
 };
 
-// Steps a block: 24 KiB of 8-bit codes.
-constexpr int64_t block_steps = 192;
+// Steps a block: 16 KiB of 8-bit codes.
+constexpr int64_t block_steps = 128;
 
 // x words [words * steps][R] times `words` words of `columns_of` R columns, as exact integers.
 template <class Codes, int R, int V>

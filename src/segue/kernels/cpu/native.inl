@@ -10,6 +10,8 @@
 
 namespace segue::SEGUE_ISA {
 
+constexpr int second_cache = 2;  // where __builtin_prefetch is to bring a line
+
 #if defined(__AVX512F__)
 constexpr int native_lanes = 16;
 #elif defined(__AVX2__)
