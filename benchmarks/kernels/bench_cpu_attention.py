@@ -83,19 +83,26 @@ def metadata(query_lens: tuple[int, ...], kv_lens: tuple[int, ...]) -> Attention
     )
 
 
-def caches(model: Model, num_blocks: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
-    """Layers' keys and values, in turn for ever."""
+def caches(model: Model, num_blocks: int, dtype: torch.dtype, by_heads: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Layers' keys and values, in turn for ever; in memory by heads, as the native kernels have them, or by slots."""
     shape = (num_blocks, BLOCK_SIZE, model.num_kv_heads, model.head_dim)
     layers = max(1, CACHE_BYTES // (2 * torch.Size(shape).numel() * dtype.itemsize))
-    return cycle([(torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)) for _ in range(layers)])
+
+    def filled() -> Tensor:
+        slots = torch.randn(shape).to(dtype)
+        return slots.transpose(1, 2).contiguous().transpose(1, 2) if by_heads else slots
+
+    return cycle([(filled(), filled()) for _ in range(layers)])
 
 
 def measure(model: Model, meta: AttentionMetadata, dtype: torch.dtype, seconds: float) -> tuple[float, float]:
     """Seconds a layer: native, plain."""
     spec = AttentionSpec(num_heads=model.num_heads, num_kv_heads=model.num_kv_heads, scale=model.head_dim**-0.5)
-    layers = caches(model, sum(len(table) for table in meta.block_tables), dtype)
+    num_blocks = sum(len(table) for table in meta.block_tables)
     q = torch.randn(meta.query_starts[-1], model.num_heads, model.head_dim)
+    layers = caches(model, num_blocks, dtype, by_heads=True)
     native = best(lambda: attention.paged_attention(q, *next(layers), meta, spec), seconds)
+    layers = caches(model, num_blocks, dtype, by_heads=False)
     return native, best(lambda: plain.paged_attention(q, *next(layers), meta, spec), seconds)
 
 

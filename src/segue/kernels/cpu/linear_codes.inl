@@ -91,6 +91,7 @@ class CodePanel {
           middle_(weight.kind == WeightKind::i4w && !weight.table ? 8.0f : 0.0f) {}
 
     static constexpr bool has_pairs = Decoder::inputs == 8;
+    static constexpr int direct_tiles = 0;
     static int64_t padded(int64_t k) { return words(k) * Decoder::inputs; }
 
     template <int R>

@@ -6,6 +6,8 @@
 //   floats(begin, count, buffer): the weights of inputs [begin, begin + count) as floats [count][panel_width];
 //   at(begin): the address of what `floats` reads;
 //   padded(k): the number of inputs that it reads;
+//   direct_tiles: up to so many tiles decode a block in registers, each anew: add<R>(begin, count, x [count][R], ahead,
+//   sums [R][panel_width]) is the product of inputs [begin, begin + count), added to that of those before;
 //   has_pairs: whether it has tile_pair(x [padded k], sums [2][panel_width]) for one row, this panel and the next.
 #pragma once
 
@@ -83,6 +85,8 @@ class FloatPanel {
         : data_(reinterpret_cast<const Storage*>(weight.data) + panel * weight.k * panel_width), k_(weight.k) {}
 
     static constexpr bool has_pairs = false;
+    // 14 to 24 rows of 16-bit floats are 1.02 to 1.1 times as fast as from a block that is converted once (Zen 4).
+    static constexpr int direct_tiles = 2;
     static int64_t padded(int64_t k) { return k; }
 
     template <int R>
@@ -91,6 +95,12 @@ class FloatPanel {
             Ahead ahead = Ahead::of_panel(at(0), panel_width * sizeof(Storage));
             float_tile<Weights, R>(data_ + column, x, k_, false, ahead, sums + column);
         }
+    }
+
+    template <int R>
+    void add(int64_t begin, int64_t count, const float* x, Ahead ahead, float* sums) const {
+        for (int64_t column = 0; column < panel_width; column += columns_of<R>)
+            float_tile<Weights, R>(data_ + begin * panel_width + column, x, count, begin > 0, ahead, sums + column);
     }
 
     const std::byte* at(int64_t begin) const {
@@ -139,6 +149,20 @@ struct BlockTile {
     }
 };
 
+template <class Panel>
+struct DirectTile {
+    const Panel& panel;
+    int64_t begin, count;
+    const float* x;
+    Ahead ahead;
+    float* sums;
+
+    template <int R>
+    void run() const {
+        panel.template add<R>(begin, count, x, ahead, sums);
+    }
+};
+
 // x [rows][k] as Blocks wants it; rows and inputs beyond the last are zeros. Each slice does a part of inputs.
 static void transpose_into_tiles(
     const Linear& weight, const LinearCall& call, Blocks blocks, Tiles tiles, const Slice& slice, float* to) {
@@ -162,14 +186,23 @@ template <class Panel>
 static void float_piece(const Panel& panel, Blocks blocks, Tiles tiles, Piece piece, const float* x, float* sums) {
     if (reads_once(tiles)) return with_height(tiles.height, WholeTile<Panel>{panel, x, sums});
     alignas(64) float buffer[block_inputs * panel_width];
+    const bool is_direct = piece.tiles <= Panel::direct_tiles;
     for (int64_t i = 0; i < blocks.inputs; i += blocks.size) {
         const int64_t count = blocks.count_at(i);
-        const float* block = panel.floats(i, count, buffer);
+        const float* block = is_direct ? nullptr : panel.floats(i, count, buffer);
         const std::byte* next = panel.at(i + count);
-        for (int64_t tile = 0; tile < piece.tiles; ++tile)
-            with_height(tiles.height, BlockTile{block, x + blocks.offset(i, piece.first_tile + tile, tiles), count,
-                                                i > 0, Ahead::of_tile(next, next - panel.at(i), tile, count),
-                                                sums + tile * tiles.height * panel_width});
+        for (int64_t tile = 0; tile < piece.tiles; ++tile) {
+            const float* inputs = x + blocks.offset(i, piece.first_tile + tile, tiles);
+            const Ahead ahead = Ahead::of_tile(next, next - panel.at(i), tile, count);
+            float* to = sums + tile * tiles.height * panel_width;
+            if constexpr (Panel::direct_tiles > 0) {
+                if (is_direct) {
+                    with_height(tiles.height, DirectTile<Panel>{panel, i, count, inputs, ahead, to});
+                    continue;
+                }
+            }
+            with_height(tiles.height, BlockTile{block, inputs, count, i > 0, ahead, to});
+        }
     }
 }
 
