@@ -81,7 +81,7 @@ class Offline:
     def step_beside_reads(self, request: tuple[list[int], int]) -> tuple[float, float]:
         """(bytes a second of a plain read of the packed weights, that read's time beside a step's): medians.
 
-        Within a minute a guest's memory may go from 40 to 77 GB/s, so that only neighbours can be compared.
+        Within a minute a guest's memory may go from 35 to 77 GB/s, so that only neighbours can be compared.
         """
         self._add([request])
         while self._step() == 0:  # the prompt

@@ -30,9 +30,10 @@ double best_seconds(int repeats, const Body& body) {
 
 // Its slice of `num_bytes`, but for what is left over of 512.
 void read_part(const std::byte* from, int64_t num_bytes, bool asks_ahead, const Slice& slice) {
-    static std::atomic<uint32_t> total{0};  // somebody might look at it: nothing is left out
+    static std::atomic<uint32_t> total{0};  // else the compiler might leave reads out
     const Range part = slice.part(num_bytes / 512);
-    total += kernels().linear.read_all(from + 512 * part.begin, static_cast<size_t>(512 * (part.end - part.begin)), asks_ahead);
+    const auto size = static_cast<size_t>(512 * (part.end - part.begin));
+    total += kernels().linear.read_all(from + 512 * part.begin, size, asks_ahead);
 }
 
 }  // namespace
