@@ -15,6 +15,7 @@ import os
 import random
 import resource
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -92,7 +93,7 @@ class Offline:
             count = self._step()
             steps.append((time.perf_counter() - started) / max(count, 1))
             reads.append(_native.measure_read_seconds(self.layers))
-        ratios = [(before + after) / 2 / step for before, after, step in zip(reads, reads[1:], steps, strict=False)]
+        ratios = [sum(around) / 2 / step for around, step in zip(pairwise(reads), steps, strict=True)]
         return sum(layer.num_bytes for layer in self.layers) / median(reads), median(ratios)
 
     def _add(self, requests: list[tuple[list[int], int]]) -> None:
@@ -124,10 +125,6 @@ def packed_layers(model: Any) -> list[_native.PackedLinear]:
     return [layer for layer in layers if isinstance(layer, _native.PackedLinear)]
 
 
-def read_gb_s() -> float:
-    return _native.measure_read_bandwidth(512 * 2**20) / 1e9
-
-
 def varied(ids: list[int], repeat: int) -> list[int]:
     return [*ids[:1], (ids[1] + 17 * (repeat + 1)) % 20000 + 300, *ids[2:]]
 
@@ -137,21 +134,18 @@ def measure(
 ) -> list[tuple[str, dict[str, float]]]:
     found: list[tuple[str, dict[str, float]]] = []
 
-    def once(requests: list[tuple[list[int], int]], repeat: int) -> tuple[float, float, int]:
-        return engine.run([(varied(ids, repeat), n) for ids, n in requests])
-
     def runs(requests: list[tuple[list[int], int]]) -> list[tuple[float, float, int]]:
-        return [once(requests, repeat) for repeat in range(-1, repeats)][1:]
+        return [engine.run([(varied(ids, repeat), n) for ids, n in requests]) for repeat in range(-1, repeats)][1:]
 
     if "decode" in only:
         work = workloads["decode"]
-        requests = [(work["prompt"]["ids"], work["new_tokens"])]
-        made = runs(requests)
+        ids, num_new = work["prompt"]["ids"], work["new_tokens"]
+        made = runs([(ids, num_new)])
         rates = [(count - 1) / (last - first) for first, last, count in made]
         ttft_ms = 1e3 * median(m[0] for m in made)
         row = {"decode_tps": median(rates), "best_tps": max(rates), "ttft_ms": ttft_ms}
         if not engine.facts.is_encoder_decoder:  # whose steps leave the encoder's weights alone
-            read, row["of_bound"] = engine.step_beside_reads((varied(requests[0][0], repeats), requests[0][1]))
+            read, row["of_bound"] = engine.step_beside_reads((varied(ids, repeats), num_new))
             row["weights_gb_s"] = read / 1e9
         found.append(("decode", row))
     if "prefill" in only and "prefill" in workloads:
@@ -191,7 +185,7 @@ def main() -> None:
     workloads = json.loads(given.workloads.read_text())[given.model]
     engine = Offline(given.models / (given.checkpoint or given.model), given.bits, given.kv_cache_dtype, given.threads)
     bounds = {
-        "read_gb_s": round(read_gb_s(), 1),
+        "read_gb_s": round(_native.measure_read_bandwidth(512 * 2**20) / 1e9, 1),
         "fp32_gflop_s": round(2 * _native.measure_multiplications(False) / 1e9),
         "int8_gop_s": round(2 * _native.measure_multiplications(True) / 1e9),
     }

@@ -6,8 +6,7 @@
 //   floats(begin, count, buffer): the weights of inputs [begin, begin + count) as floats [count][panel_width];
 //   at(begin): the address of what `floats` reads;
 //   padded(k): the number of inputs that it reads;
-//   direct_tiles: up to so many tiles decode a block in registers, each anew: add<R>(begin, count, x [count][R], ahead,
-//   sums [R][panel_width]) is the product of inputs [begin, begin + count), added to that of those before;
+//   direct_tiles: up to so many tiles decode a block in registers, each anew, as `Stored` kind from stored(begin); or 0;
 //   has_pairs: whether it has tile_pair(x [padded k], sums [2][panel_width]) for one row, this panel and the next.
 #pragma once
 
@@ -81,6 +80,9 @@ static void float_tile(
 template <class Weights>
 class FloatPanel {
   public:
+    typedef Weights Stored;
+    typedef typename Weights::Storage Storage;
+
     FloatPanel(const Linear& weight, int64_t panel)
         : data_(reinterpret_cast<const Storage*>(weight.data) + panel * weight.k * panel_width), k_(weight.k) {}
 
@@ -97,26 +99,18 @@ class FloatPanel {
         }
     }
 
-    template <int R>
-    void add(int64_t begin, int64_t count, const float* x, Ahead ahead, float* sums) const {
-        for (int64_t column = 0; column < panel_width; column += columns_of<R>)
-            float_tile<Weights, R>(data_ + begin * panel_width + column, x, count, begin > 0, ahead, sums + column);
-    }
+    const Storage* stored(int64_t begin) const { return data_ + begin * panel_width; }
 
-    const std::byte* at(int64_t begin) const {
-        return reinterpret_cast<const std::byte*>(data_ + begin * panel_width);
-    }
+    const std::byte* at(int64_t begin) const { return reinterpret_cast<const std::byte*>(stored(begin)); }
 
     const float* floats(int64_t begin, int64_t count, float* buffer) const {
-        const Storage* from = data_ + begin * panel_width;
+        const Storage* from = stored(begin);
         if constexpr (sizeof(Storage) == sizeof(float)) return from;
         for (int64_t i = 0; i < count * panel_width; i += native_lanes) store(buffer + i, Weights::get(from + i));
         return buffer;
     }
 
   private:
-    typedef typename Weights::Storage Storage;
-
     const Storage* data_;
     int64_t k_;
 };
@@ -133,8 +127,9 @@ struct WholeTile {
     }
 };
 
+template <class Weights>
 struct BlockTile {
-    const float* weights;
+    const typename Weights::Storage* weights;
     const float* x;
     int64_t count;
     bool adds;
@@ -145,21 +140,7 @@ struct BlockTile {
     void run() const {
         Ahead next = ahead;
         for (int64_t column = 0; column < panel_width; column += columns_of<R>)
-            float_tile<F32, R>(weights + column, x, count, adds, next, sums + column);
-    }
-};
-
-template <class Panel>
-struct DirectTile {
-    const Panel& panel;
-    int64_t begin, count;
-    const float* x;
-    Ahead ahead;
-    float* sums;
-
-    template <int R>
-    void run() const {
-        panel.template add<R>(begin, count, x, ahead, sums);
+            float_tile<Weights, R>(weights + column, x, count, adds, next, sums + column);
     }
 };
 
@@ -186,23 +167,23 @@ template <class Panel>
 static void float_piece(const Panel& panel, Blocks blocks, Tiles tiles, Piece piece, const float* x, float* sums) {
     if (reads_once(tiles)) return with_height(tiles.height, WholeTile<Panel>{panel, x, sums});
     alignas(64) float buffer[block_inputs * panel_width];
-    const bool is_direct = piece.tiles <= Panel::direct_tiles;
     for (int64_t i = 0; i < blocks.inputs; i += blocks.size) {
         const int64_t count = blocks.count_at(i);
-        const float* block = is_direct ? nullptr : panel.floats(i, count, buffer);
         const std::byte* next = panel.at(i + count);
-        for (int64_t tile = 0; tile < piece.tiles; ++tile) {
-            const float* inputs = x + blocks.offset(i, piece.first_tile + tile, tiles);
-            const Ahead ahead = Ahead::of_tile(next, next - panel.at(i), tile, count);
-            float* to = sums + tile * tiles.height * panel_width;
-            if constexpr (Panel::direct_tiles > 0) {
-                if (is_direct) {
-                    with_height(tiles.height, DirectTile<Panel>{panel, i, count, inputs, ahead, to});
-                    continue;
-                }
+        const auto multiply = [&](auto weights, const auto* block) {
+            for (int64_t tile = 0; tile < piece.tiles; ++tile)
+                with_height(tiles.height, BlockTile<decltype(weights)>{
+                                              block, x + blocks.offset(i, piece.first_tile + tile, tiles), count, i > 0,
+                                              Ahead::of_tile(next, next - panel.at(i), tile, count),
+                                              sums + tile * tiles.height * panel_width});
+        };
+        if constexpr (Panel::direct_tiles > 0) {
+            if (piece.tiles <= Panel::direct_tiles) {
+                multiply(typename Panel::Stored(), panel.stored(i));
+                continue;
             }
-            with_height(tiles.height, BlockTile{block, inputs, count, i > 0, ahead, to});
         }
+        multiply(F32(), panel.floats(i, count, buffer));
     }
 }
 
