@@ -11,6 +11,7 @@
 #pragma once
 
 #include "linear_tile.inl"
+#include "transpose.inl"
 
 namespace segue::SEGUE_ISA {
 
@@ -144,21 +145,61 @@ struct BlockTile {
     }
 };
 
-// x [rows][k] as Blocks wants it; rows and inputs beyond the last are zeros. Each slice does a part of inputs.
+// x [at most 4 rows][register_lanes inputs], `stride` apart, → as many columns, `gap` apart. Of `rows` rows, the others zeros.
+template <int columns>
+SEGUE_INLINE void transpose_rows(const float* x, int64_t stride, int64_t rows, float* to, int64_t gap) {
+    f32xr block[4] = {};
+#pragma GCC unroll 4
+    for (int r = 0; r < columns; ++r)
+        if (r < rows) block[r] = load<f32xr>(x + r * stride);
+    exchange<1>(block[0], block[1]), exchange<1>(block[2], block[3]);
+    exchange<2>(block[0], block[2]), exchange<2>(block[1], block[3]);
+#pragma GCC unroll 4
+    for (int first = 0; first < register_lanes; first += 4)  // each quarter is a square of its own
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+            memcpy(to + (first + i) * gap, reinterpret_cast<const float*>(&block[i]) + first, columns * sizeof(float));
+}
+
+// Inputs [begin, end) of a tile's rows → [end - begin][rows of the tile]; rows and inputs beyond the last are zeros.
+struct TransposedTile {
+    const Linear& weight;
+    const float* x;
+    int64_t stride, rows;  // that there are
+    int64_t begin, end;
+    float* to;
+
+    template <int R>
+    void run() const {
+        float* column = to;
+        int64_t i = begin;
+        const int64_t last = weight.permutation ? i : end < weight.k ? end : weight.k;
+        for (; i + register_lanes <= last; i += register_lanes, column += register_lanes * R) {
+#pragma GCC unroll 3
+            for (int r = 0; r + 4 <= R; r += 4) transpose_rows<4>(x + r * stride + i, stride, rows - r, column + r, R);
+            if constexpr (R % 4 != 0) {
+                constexpr int r = R / 4 * 4;
+                transpose_rows<R % 4>(x + r * stride + i, stride, rows - r, column + r, R);
+            }
+        }
+        for (; i < end; ++i, column += R) {
+            const int64_t at = i >= weight.k ? -1 : weight.permutation ? weight.permutation[i] : i;
+            for (int r = 0; r < R; ++r) column[r] = r < rows && at >= 0 ? x[r * stride + at] : 0.0f;
+        }
+    }
+};
+
+// x [rows][k] as Blocks wants it. Each slice does a part of inputs.
 static void transpose_into_tiles(
     const Linear& weight, const LinearCall& call, Blocks blocks, Tiles tiles, const Slice& slice, float* to) {
     const Range part = slice.part(blocks.inputs, 16);
-    for (int64_t begin = 0; begin < blocks.inputs; begin += blocks.size) {
-        int64_t first = begin < part.begin ? part.begin : begin, last = begin + blocks.count_at(begin);
-        if (last > part.end) last = part.end;
-        for (int64_t row = 0; row < tiles.count * tiles.height && first < last; ++row) {
-            float* column = to + blocks.offset(begin, row / tiles.height, tiles) + row % tiles.height;
-            const float* x = call.x + row * call.x_stride;
-            int64_t end = row < call.rows ? (weight.k < last ? weight.k : last) : first, i = first;
-            if (weight.permutation)
-                for (; i < end; ++i) column[(i - begin) * tiles.height] = x[weight.permutation[i]];
-            for (; i < end; ++i) column[(i - begin) * tiles.height] = x[i];
-            for (; i < last; ++i) column[(i - begin) * tiles.height] = 0.0f;
+    for (int64_t block = part.begin / blocks.size * blocks.size; block < part.end; block += blocks.size) {
+        const int64_t first = block < part.begin ? part.begin : block, last = block + blocks.count_at(block);
+        for (int64_t tile = 0; tile < tiles.count; ++tile) {
+            const int64_t row = tile * tiles.height;
+            float* inputs = to + blocks.offset(block, tile, tiles) + (first - block) * tiles.height;
+            with_height(tiles.height, TransposedTile{weight, call.x + row * call.x_stride, call.x_stride, call.rows - row,
+                                                     first, last < part.end ? last : part.end, inputs});
         }
     }
 }
