@@ -21,6 +21,8 @@ from torch import Tensor
 from segue.kernels import plain
 from segue.kernels.cpu import _native, attention
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec
+from segue.layers.attention import KVLayerSpec
+from segue.runner.kv_cache import allocate, bytes_per_block
 
 BLOCK_SIZE = 16
 CACHE_BYTES = 192 * 1024**2
@@ -85,14 +87,14 @@ def metadata(query_lens: tuple[int, ...], kv_lens: tuple[int, ...]) -> Attention
 
 def caches(model: Model, num_blocks: int, dtype: torch.dtype, by_heads: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Layers' keys and values, in turn for ever; in memory by heads, as the native kernels have them, or by slots."""
-    shape = (num_blocks, BLOCK_SIZE, model.num_kv_heads, model.head_dim)
-    layers = max(1, CACHE_BYTES // (2 * torch.Size(shape).numel() * dtype.itemsize))
-
-    def filled() -> Tensor:
-        slots = torch.randn(shape).to(dtype)
-        return slots.transpose(1, 2).contiguous().transpose(1, 2) if by_heads else slots
-
-    return cycle([(filled(), filled()) for _ in range(layers)])
+    layer = KVLayerSpec(model.num_kv_heads, model.head_dim, model.head_dim)
+    size = bytes_per_block([layer], BLOCK_SIZE, dtype) * num_blocks
+    layers = [layer] * max(1, CACHE_BYTES // size)
+    filled = []
+    for pair in allocate(layers, num_blocks, BLOCK_SIZE, dtype, torch.device("cpu"), by_heads=by_heads):
+        keys, values = (numbers for numbers in pair if isinstance(numbers, Tensor))
+        filled.append((keys.normal_(), values.normal_()))
+    return cycle(filled)
 
 
 def measure(model: Model, meta: AttentionMetadata, dtype: torch.dtype, seconds: float) -> tuple[float, float]:

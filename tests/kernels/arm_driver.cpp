@@ -113,7 +113,8 @@ AttentionSpec spec_in(Input& in) {
             in.array<const float>(), false, nullptr, 0, in.array<const float>()};
 }
 
-// Packed where the block size is 0. Else keys and values are written into a cache before, which holds NaN elsewhere.
+// Packed where the block size is 0. Else keys and values are written into a cache before, which holds NaN elsewhere; both
+// layouts of it have to give the same.
 Floats attention(Input& in) {
     AttentionCall call{};
     call.spec = spec_in(in);
@@ -133,12 +134,17 @@ Floats attention(Input& in) {
         run(kernels().attention.packed, call);
         return out;
     }
-    Floats key_memory = blank(places * call.k_stride), value_memory = blank(places * call.v_stride);
-    Floats key_scales(static_cast<size_t>(places * spec.kv_heads), 9.0f), value_scales = key_scales;
-    call.cache = {key_memory.data(), value_memory.data(), key_scales.data(), value_scales.data(), kind,
-                  block_size,        spec.kv_heads,       spec.key_dim,      spec.value_dim};
-    run(kernels().attention.write, WriteCall{call.k, call.v, call.k_stride, call.v_stride, keys, slots, call.cache});
-    run(kernels().attention.paged, call);
+    Floats results[2];
+    for (const bool by_heads : {false, true}) {
+        Floats key_memory = blank(places * call.k_stride), value_memory = blank(places * call.v_stride);
+        Floats key_scales(static_cast<size_t>(places * spec.kv_heads), 9.0f), value_scales = key_scales;
+        call.cache = {key_memory.data(), value_memory.data(), key_scales.data(), value_scales.data(), kind,    block_size,
+                      spec.kv_heads,     spec.key_dim,        spec.value_dim,    by_heads,            by_heads};
+        run(kernels().attention.write, WriteCall{call.k, call.v, call.k_stride, call.v_stride, keys, slots, call.cache});
+        run(kernels().attention.paged, call);
+        results[by_heads] = out;
+    }
+    if (results[0] != results[1]) std::abort();
     return out;
 }
 

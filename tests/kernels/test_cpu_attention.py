@@ -14,6 +14,8 @@ from torch import Tensor
 from segue.kernels import reference
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec, RelativeBias
 from segue.kernels.scaled_cache import CacheTensor, ScaledCache
+from segue.layers.attention import KVLayerSpec
+from segue.runner import kv_cache
 
 _native = pytest.importorskip("segue.kernels.cpu._native")
 attention = pytest.importorskip("segue.kernels.cpu.attention")
@@ -31,7 +33,7 @@ class Shape:
     num_kv_heads: int = 4
     key_dim: int = 16
     value_dim: int = 16
-    block_size: int = 4
+    block_size: int = 16
 
 
 SHAPES = {
@@ -39,9 +41,11 @@ SHAPES = {
     "decodes, grouped": Shape((1, 1), (64, 65), num_heads=6, num_kv_heads=2, key_dim=10, value_dim=24),
     "decodes, one kv head": Shape((1, 1, 1), (3, 17, 9), num_heads=5, num_kv_heads=1, key_dim=80, value_dim=80),
     "decodes of many splits": Shape((1, 1, 3), (1500, 40, 1030), num_heads=4, num_kv_heads=2, block_size=16),
-    "whole prompt": Shape((131,), (131,), key_dim=9, value_dim=9),
+    "whole prompt": Shape((131,), (131,), key_dim=9, value_dim=9, block_size=4),
     "long prompt, grouped": Shape((150,), (700,), num_heads=6, num_kv_heads=2, key_dim=20, value_dim=18),
     "decodes and prefills": Shape((1, 1, 5, 12, 3, 90), (10, 31, 5, 19, 33, 90), num_heads=6, num_kv_heads=2),
+    "the same, in blocks of 4": Shape((1, 1, 5, 12, 3, 90), (10, 31, 5, 19, 33, 90), 6, 2, block_size=4),
+    "decodes in blocks of 48": Shape((1, 1, 1), (13, 49, 200), num_heads=6, num_kv_heads=3, block_size=48),
     "blocks of one token": Shape((1, 9), (7, 70), key_dim=3, value_dim=1, block_size=1),
     "blocks longer than a sequence": Shape((1, 1, 14), (5, 2, 16), block_size=32),
     "one head": Shape((1, 33), (100, 33), num_heads=1, num_kv_heads=1, key_dim=64, value_dim=64, block_size=16),
@@ -107,19 +111,17 @@ def widened(cache: CacheTensor) -> Tensor:
     return cache.widened(slice(None)) if isinstance(cache, ScaledCache) else cache.float()
 
 
-def filled_cache(
-    shape: tuple[int, ...], dtype: torch.dtype, junk: float, scale: float = 9.0, *, by_heads: bool = False
-) -> CacheTensor:
-    def full(shape: tuple[int, ...], value: float, dtype: torch.dtype) -> Tensor:
-        swapped = (shape[0], shape[2], shape[1], *shape[3:])
-        return (
-            torch.full(swapped, value, dtype=dtype).transpose(1, 2)
-            if by_heads
-            else torch.full(shape, value, dtype=dtype)
-        )
-
-    cache = full(shape, junk, dtype)
-    return ScaledCache(cache, full(shape[:3], scale, torch.float32)) if dtype == torch.int8 else cache
+def filled_caches(shape: Shape, num_blocks: int, dtype: torch.dtype, junk: float, *, by_heads: bool) -> list[Any]:
+    """Keys and values, as ``kv_cache`` lays them out."""
+    layer = KVLayerSpec(shape.num_kv_heads, shape.key_dim, shape.value_dim)
+    [caches] = kv_cache.allocate([layer], num_blocks, shape.block_size, dtype, CPU, by_heads=by_heads)
+    for cache in caches:
+        if isinstance(cache, ScaledCache):
+            cache.codes.fill_(junk)
+            cache.scales.fill_(9.0)
+        else:
+            cache.fill_(junk)
+    return list(caches)
 
 
 def metadata(query_lens: tuple[int, ...], kv_lens: tuple[int, ...], tables: Any, block_size: int) -> AttentionMetadata:
@@ -138,9 +140,7 @@ def make_step(shape: Shape, dtype: torch.dtype = torch.float32, *, by_heads: boo
         tables.append(order[:count])
         order = order[count:]
     junk = 100 if dtype == torch.int8 else torch.nan
-    rows = (num_blocks, shape.block_size, shape.num_kv_heads)
-    k_cache = filled_cache((*rows, shape.key_dim), dtype, junk, by_heads=by_heads)
-    v_cache = filled_cache((*rows, shape.value_dim), dtype, junk, by_heads=by_heads)
+    k_cache, v_cache = filled_caches(shape, num_blocks, dtype, junk, by_heads=by_heads)
     for table, kv_len in zip(tables, shape.kv_lens, strict=True):
         slots = [table[p // shape.block_size] * shape.block_size + p % shape.block_size for p in range(kv_len)]
         k = torch.randn(kv_len, shape.num_kv_heads, shape.key_dim)
@@ -301,7 +301,7 @@ def test_write_rounds_as_pytorch_does(dtype: torch.dtype) -> None:
 def test_int8_cache_keeps_each_head_within_half_a_step() -> None:
     torch.manual_seed(0)
     k = torch.randn(5, 3, 20) * torch.tensor([0.0, 1e-3, 50.0])[None, :, None]
-    k_cache, v_cache = (filled_cache((2, 4, 3, 20), torch.int8, 0, 1.0) for _ in range(2))
+    k_cache, v_cache = filled_caches(Shape((), (), 3, 3, 20, 20, 4), 2, torch.int8, 0, by_heads=False)
     slots = torch.tensor([7, 0, 3, 4, 1])
     attention.write_kv(k, k, k_cache, v_cache, slots)
     step = k.abs().amax(-1, keepdim=True) / 127
@@ -316,8 +316,8 @@ def test_int8_cache_keeps_what_is_not_finite(bad: float, where: int) -> None:
     """Its codes cannot, and finite numbers in its place would let a sequence at fault go on with nonsense."""
     k = torch.randn(1, 3, 20)
     k[0, 1, where] = bad
-    cache = filled_cache((1, 4, 3, 20), torch.int8, 0, 1.0)
-    attention.write_kv(k, k, cache, filled_cache((1, 4, 3, 20), torch.int8, 0, 1.0), torch.tensor([2]))
+    cache, other = filled_caches(Shape((), (), 3, 3, 20, 20, 4), 1, torch.int8, 0, by_heads=False)
+    attention.write_kv(k, k, cache, other, torch.tensor([2]))
     assert not widened(cache)[0, 2, 1].isfinite().any()
     assert widened(cache)[0, 2, [0, 2]].isfinite().all()
 

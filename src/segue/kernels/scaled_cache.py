@@ -5,7 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["CacheTensor", "ScaledCache"]
+__all__ = ["CHUNK_SLOTS", "CacheTensor", "ScaledCache"]
+
+CHUNK_SLOTS = 16
+"""Slots whose keys the native attention reads side by side, by dimension: a multiple of any register's lanes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segue.core.errors import ConfigError
-from segue.kernels.scaled_cache import CacheTensor, ScaledCache
+from segue.kernels.scaled_cache import CHUNK_SLOTS, CacheTensor, ScaledCache
 from segue.layers.attention import KVLayerSpec
 
 __all__ = ["allocate", "bytes_per_block", "cache_dtype"]
@@ -55,19 +55,31 @@ def allocate(
     """[num_blocks, block_size, num_kv_heads, dim] each. Zeroed: padding may be read, and 0 · NaN would spoil a sum.
 
     ``by_heads``: a block's heads lie one after the other in memory. The native attention reads a head's slots and then
-    the next head's; where slots lie one after the other that is a jump a slot, at half of the bandwidth.
+    the next head's; where slots lie one after the other that is a jump a slot, at half of the bandwidth. Of keys, a
+    dimension's numbers in all slots then lie side by side: a query's product with them needs no transposing, which was
+    two thirds of a decode's attention.
     """
+    by_dims = by_heads and block_size % CHUNK_SLOTS == 0
 
     def zeros(heads: int, *dims: int, dtype: torch.dtype) -> Tensor:
         if by_heads:
             return _zeros((num_blocks, heads, block_size, *dims), dtype, device).transpose(1, 2)
         return _zeros((num_blocks, block_size, heads, *dims), dtype, device)
 
-    def cache(num_heads: int, dim: int) -> CacheTensor:
-        numbers = zeros(num_heads, dim, dtype=dtype)
+    def cache(num_heads: int, dim: int, *, are_keys: bool) -> CacheTensor:
+        if are_keys and by_dims:
+            numbers = _zeros((num_blocks, num_heads, dim, block_size), dtype, device).permute(0, 3, 1, 2)
+        else:
+            numbers = zeros(num_heads, dim, dtype=dtype)
         return ScaledCache(numbers, zeros(num_heads, dtype=torch.float32)) if dtype == torch.int8 else numbers
 
-    return [(cache(layer.num_kv_heads, layer.key_dim), cache(layer.num_kv_heads, layer.value_dim)) for layer in layers]
+    return [
+        (
+            cache(layer.num_kv_heads, layer.key_dim, are_keys=True),
+            cache(layer.num_kv_heads, layer.value_dim, are_keys=False),
+        )
+        for layer in layers
+    ]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

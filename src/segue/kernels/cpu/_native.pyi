@@ -96,6 +96,7 @@ class Cache:
         key_scales: int,
         value_scales: int,
         by_heads: bool,
+        keys_by_dims: bool,
     ) -> Cache: ...
 
 class AttentionSpec:

@@ -11,7 +11,8 @@ namespace segue {
 
 enum class CacheKind : uint8_t { f32, f16, bf16, i8 };  // i8: one float scale a token and head, in `*_scales`
 
-// One layer's cache: [num_blocks, block_size, kv_heads, dim], or [num_blocks, kv_heads, block_size, dim].
+// One layer's cache: [num_blocks, block_size, kv_heads, dim]; or, by heads, [num_blocks, kv_heads, block_size, dim], of which
+// the keys may be [num_blocks, kv_heads, dim, block_size] where block_size is a multiple of a register's lanes.
 struct Cache {
     void* keys;
     void* values;
@@ -19,7 +20,7 @@ struct Cache {
     float* value_scales;
     CacheKind kind;
     int64_t block_size, kv_heads, key_dim, value_dim;
-    bool by_heads;  // the second
+    bool by_heads, keys_by_dims;
 
     // Rows of `dim` from a slot of a block, or a head, to the next.
     int64_t slot_step() const { return by_heads ? 1 : kv_heads; }

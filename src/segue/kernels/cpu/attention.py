@@ -6,7 +6,7 @@ from torch import Tensor
 from segue.kernels import reference
 from segue.kernels.cpu import _native
 from segue.kernels.metadata import AttentionMetadata, AttentionSpec, RelativeBias
-from segue.kernels.scaled_cache import CacheTensor, ScaledCache
+from segue.kernels.scaled_cache import CHUNK_SLOTS, CacheTensor, ScaledCache
 
 __all__ = [
     "distance_bias",
@@ -88,9 +88,12 @@ def native_cache(k_cache: CacheTensor, v_cache: CacheTensor) -> _native.Cache:
     """Addresses: the caller keeps the caches alive."""
     assert k_cache.dtype == v_cache.dtype, (k_cache.dtype, v_cache.dtype)
     assert k_cache.shape[:3] == v_cache.shape[:3]
-    by_heads = _is_by_heads(k_cache)
-    keys, key_scales = _addresses(k_cache, by_heads)
-    values, value_scales = _addresses(v_cache, by_heads)
+    by_dims = _numbers(k_cache).stride(3) != 1
+    by_heads = by_dims or not _numbers(v_cache).is_contiguous()
+    assert not by_dims or k_cache.shape[1] % CHUNK_SLOTS == 0, k_cache.shape
+    order = (0, 2, 1, 3) if by_heads else (0, 1, 2, 3)
+    keys, key_scales = _addresses(k_cache, (0, 2, 3, 1) if by_dims else order)
+    values, value_scales = _addresses(v_cache, order)
     return _native.Cache.make(
         keys=keys,
         values=values,
@@ -102,26 +105,25 @@ def native_cache(k_cache: CacheTensor, v_cache: CacheTensor) -> _native.Cache:
         key_scales=key_scales,
         value_scales=value_scales,
         by_heads=by_heads,
+        keys_by_dims=by_dims,
     )
 
 
-def _is_by_heads(cache: CacheTensor) -> bool:
-    """Whether a block's heads lie one after the other (``kv_cache.allocate``), not its slots."""
-    numbers = cache.codes if isinstance(cache, ScaledCache) else cache
-    return not numbers.is_contiguous()
+def _numbers(cache: CacheTensor) -> Tensor:
+    return cache.codes if isinstance(cache, ScaledCache) else cache
 
 
-def _addresses(cache: CacheTensor, by_heads: bool) -> tuple[int, int]:
-    """Of the numbers and of their scales; 0 where there are none."""
+def _addresses(cache: CacheTensor, order: tuple[int, ...]) -> tuple[int, int]:
+    """Of the numbers, whose dimensions lie in memory in this order, and of their scales; 0 where there are none."""
 
-    def address(tensor: Tensor) -> int:
-        assert (tensor.transpose(1, 2) if by_heads else tensor).is_contiguous(), (tensor.shape, tensor.stride())
+    def address(tensor: Tensor, order: tuple[int, ...]) -> int:
+        assert tensor.permute(order).is_contiguous(), (tensor.shape, tensor.stride())
         return tensor.data_ptr()
 
     if not isinstance(cache, ScaledCache):
-        return address(cache), 0
+        return address(cache, order), 0
     assert (cache.scales.shape, cache.scales.dtype) == (cache.shape[:3], torch.float32)
-    return address(cache.codes), address(cache.scales)
+    return address(cache.codes, order), address(cache.scales, tuple(dim for dim in order if dim < 3))
 
 
 def native_spec(

@@ -1,6 +1,5 @@
-// Products of a decode: the few rows of one query that share a head's keys and values. Each key is transposed into the
-// nearest cache for all of them, values are multiplied as they lie in memory. Sums have the order of `multiply` of a packed
-// tile: a decode gets the bits that a prompt gets.
+// Products of a decode: the few rows of one query that share a head's keys and values, which are multiplied as they lie in
+// memory. Sums have the order of `multiply` of a packed tile: a decode gets the bits that a prompt gets.
 #pragma once
 
 #include "attention_pairs.inl"
@@ -34,46 +33,37 @@ struct Stream {
     }
 };
 
-template <CacheKind kind>
-SEGUE_INLINE void ask_for_keys(const Stream& keys, int64_t key, int64_t d) {
-    constexpr int64_t size = element_bytes(kind);
-    for (int i = 0; i < register_lanes; ++i) Stream::ask(keys, key + i, d * size, (d + register_lanes) * size);
-}
+// Queries [rows, dim] and decode_keys keys; scores of a row are tile_keys apart.
+struct Asked {
+    const float* queries;
+    int64_t dim;
+    Keys keys[decode_columns];
+    const char* ahead[decode_columns];  // lines to ask for, as many as the keys'
+    float* scores;
+};
 
-// The register_lanes keys from `key` on → out [dim, decode_keys], transposed.
-template <CacheKind kind>
-static void transpose_keys(const Stream& keys, int64_t key, int64_t dim, float* out) {
-    int64_t d = 0;
-    f32xr block[register_lanes];
-    for (; d + register_lanes <= dim; d += register_lanes) {
-        ask_for_keys<kind>(keys, key, d);
-        transposed<kind, true>(keys.rows, key, d, dim, block);
-#pragma GCC unroll 16
-        for (int i = 0; i < register_lanes; ++i) store(out + (d + i) * decode_keys, block[i]);
+// queries · keys, a sum a key in the order of dim, as `multiply` of packed keys gives it.
+template <class Numbers, CacheKind kind, int rows>
+static void multiply_keys(const Asked& p) {
+    constexpr int64_t bytes = Numbers::count * register_lanes * element_bytes(kind);
+    static_assert(bytes <= 64, "");
+    f32xr sums[rows][decode_columns] = {};
+    for (int64_t i = 0; i < p.dim / Numbers::count; ++i) {
+        f32xr right[decode_columns];
+#pragma GCC unroll 4
+        for (int j = 0; j < decode_columns; ++j) {
+            right[j] = Numbers::template keys<kind>(p.keys[j], i);
+            if (i * bytes % 64 == 0) __builtin_prefetch(p.ahead[j] + i * bytes, 0, second_cache);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+            for (int j = 0; j < decode_columns; ++j) sums[r][j] = Numbers::add(sums[r][j], p.queries[r * p.dim + i], right[j]);
     }
-    if (d == dim) return;
-    transposed<kind, false>(keys.rows, key, d, dim, block);
-    for (int i = 0; i < dim - d; ++i) store(out + (d + i) * decode_keys, block[i]);
-}
-
-// q [dim] · the register_lanes keys from `key` on → out from there, a sum a key in the order of dim, as `multiply` of the
-// transposed rows gives it. For a single row they are used once, so they never leave the registers.
-template <CacheKind kind>
-static void multiply_one(const float* q, const Stream& keys, int64_t key, int64_t dim, float* out) {
-    f32xr sum{};
-    int64_t d = 0;
-    f32xr block[register_lanes];
-    for (; d + register_lanes <= dim; d += register_lanes) {
-        ask_for_keys<kind>(keys, key, d);
-        transposed<kind, true>(keys.rows, key, d, dim, block);
-#pragma GCC unroll 16
-        for (int i = 0; i < register_lanes; ++i) sum = fused(all(q[d + i]), block[i], sum);
-    }
-    if (d < dim) {
-        transposed<kind, false>(keys.rows, key, d, dim, block);
-        for (int i = 0; i < dim - d; ++i) sum = fused(all(q[d + i]), block[i], sum);
-    }
-    store(out + key, sum);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int j = 0; j < decode_columns; ++j) store(p.scores + r * tile_keys + j * register_lanes, sums[r][j]);
 }
 
 // Weights [rows, tile_keys] and the values [keys.begin, keys.end) that they are for.
@@ -145,13 +135,15 @@ SEGUE_INLINE void for_rows(int64_t count, const Work& work) {
     }
 }
 
-template <class Numbers>
+template <class Numbers, CacheKind kind>
 struct ByKeys {
-    Product p;
+    Asked p;
 
     template <int rows>
     void run(int64_t first) const {
-        multiply_block<Numbers, rows, decode_columns>(Product::at(p, first, 0));
+        Asked part = p;
+        part.queries += first * p.dim, part.scores += first * tile_keys;
+        multiply_keys<Numbers, kind, rows>(part);
     }
 };
 

@@ -35,12 +35,12 @@ struct JobOfTile {
     const Job& job;
     const Tile &tile, &next;
     const Workspace& memory;
-    const bool paired;
+    const bool paired, by_dims;
 
     template <CacheKind kind>
     void run() const {
         const int64_t queries = job.query_end - job.query_begin, group = group_of(call.spec);
-        if (queries == 1 && group <= attention::decode_strip) return decode<kind>(attention::decode_strip / group);
+        if (queries == 1 && group <= attention::decode_strip && by_dims) return decode<kind>(attention::decode_strip / group);
         for (int64_t head = job.head_begin; head < job.head_end; ++head)
             attend_head<kind>(head, (head - job.head_begin) * queries * group, queries * group);
     }
@@ -51,15 +51,15 @@ struct JobOfTile {
         for (int64_t head = job.head_begin; head < job.head_end; head += most) {
             const int64_t end = job.head_end - head < most ? job.head_end : head + most;
             if (kind == CacheKind::bf16 && paired)
-                attend_heads<Pairs, CacheKind::f32, kind>(head, end);
+                attend_heads<Pairs, CacheKind::bf16>(head, end);
             else
-                attend_heads<Floats, kind, kind>(head, end);
+                attend_heads<Floats, kind>(head, end);
         }
     }
 
     // One query: nothing is used often enough to be packed. Some keys of all heads come before the next ones: that is how
-    // a cache by heads lies in memory. `key_kind`: what keys are read as, pairs being read as floats.
-    template <class Numbers, CacheKind key_kind, CacheKind kind>
+    // a cache by heads lies in memory.
+    template <class Numbers, CacheKind kind>
     void attend_heads(int64_t begin, int64_t end) const {
         const int64_t group = group_of(call.spec), first = (begin - job.head_begin) * group, rows = (end - begin) * group;
         const Scoring& row = memory.rows[first];
@@ -67,9 +67,15 @@ struct JobOfTile {
         float kept[weighed_rows];
         for (int64_t key = 0; key < tile.count; key += decode_keys)
             for (int64_t i = 0; i < end - begin; ++i) {
-                const Stream keys = stream<kind>({tile, begin + i, true}, key, begin, end);
-                multiply_keys<Numbers, key_kind>(keys, key, memory.queries + (first + i * group) * call.spec.key_dim,
-                                                 memory.scores + i * group * tile_keys);
+                const Head head{tile, begin + i, true};
+                const Stream keys = stream<kind>(head, key, begin, end);
+                Asked asked{memory.queries + (first + i * group) * call.spec.key_dim, call.spec.key_dim, {}, {},
+                            memory.scores + i * group * tile_keys + key};
+                for (int j = 0; j < decode_columns; ++j) {
+                    const int64_t at = key + j * register_lanes;
+                    asked.keys[j] = keys_of(call, kind, head, at), asked.ahead[j] = keys.ahead.at(at + keys.shift);
+                }
+                for_rows(group, ByKeys<Numbers, kind>{asked});
             }
         weigh(call.spec, memory.rows + first, rows, tile.begin, tile.count, memory.scores, memory.largest[0] + first,
               memory.sum[0] + first, kept);
@@ -84,21 +90,6 @@ struct JobOfTile {
             }
             for (float& factor : kept) factor = 1;
         }
-    }
-
-    // A head's queries with the decode_keys keys from `key` on → scores [group, tile_keys] from there.
-    template <class Numbers, CacheKind kind>
-    void multiply_keys(const Stream& keys, int64_t key, const float* queries, float* scores) const {
-        const int64_t group = group_of(call.spec), dim = call.spec.key_dim, depth = dim / Numbers::count;
-        for (int64_t i = 0; i < decode_keys; i += register_lanes) {
-            if (group == 1)
-                multiply_one<kind>(queries, keys, key + i, dim, scores);
-            else
-                transpose_keys<kind>(keys, key + i, depth, memory.keys + i);
-        }
-        if (group > 1)
-            for_rows(group, ByKeys<Numbers>{{queries, dim, memory.keys, decode_keys, depth, scores + key, tile_keys,
-                                             nullptr}});
     }
 
     // A head's rows for the step at `key`, and those that come `heads_ahead` later: of heads [begin, end), then at the next
@@ -130,7 +121,7 @@ struct JobOfTile {
         const int64_t strips = (count + attention::strip_rows - 1) / attention::strip_rows;
         const bool is_early = strips == 1;
         if (is_early) prefetch(call, kind, keys, 0, tile_keys);
-        pack_keys<kind>(rows_of(call, kind, {tile, head, true}));
+        pack_keys<kind>({tile, head, true});
         if (is_early) prefetch(call, kind, values, 0, tile_keys);
         pack_values<kind>(rows_of(call, kind, {tile, head, false}));
         for (int64_t i = 0; i < strips; ++i) {
@@ -144,9 +135,20 @@ struct JobOfTile {
     }
 
     template <CacheKind kind>
-    void pack_keys(const Rows& rows) const {
+    void pack_keys(const Head& head) const {
+        if (by_dims) return paired ? copy_keys<Pairs, CacheKind::bf16>(head) : copy_keys<Floats, kind>(head);
+        const Rows rows = rows_of(call, kind, head);
         if (paired) return pack_key_pairs(rows, call.spec.key_dim, memory.keys);
         pack_transposed<kind>(rows, call.spec.key_dim, memory.keys);
+    }
+
+    template <class Numbers, CacheKind kind>
+    void copy_keys(const Head& head) const {
+        for (int64_t key = 0; key < tile_keys; key += register_lanes) {
+            const Keys keys = keys_of(call, kind, head, key);
+            for (int64_t i = 0; i < call.spec.key_dim / Numbers::count; ++i)
+                store(memory.keys + i * tile_keys + key, Numbers::template keys<kind>(keys, i));
+        }
     }
 
     template <CacheKind kind>
@@ -187,13 +189,13 @@ static void attend_keys(const AttentionCall& call, const View& view, const Job& 
                         const Workspace& memory) {
     reset(memory, 0, rows_of(call, job), padded(call.spec.value_dim));
     Tile tiles[2];
-    const bool paired = is_paired(call, view);
+    const bool paired = is_paired(call, view), by_dims = view.block_table != nullptr && call.cache.keys_by_dims;
     int64_t begin = keys.begin / tile_keys * tile_keys;
     if (begin < keys.end) find_tile(call, view, begin, keys.end, &tiles[0]);
     for (int now = 0; begin < keys.end; begin += tile_keys, now = 1 - now) {
         bool is_last = begin + tile_keys >= keys.end;
         if (!is_last) find_tile(call, view, begin + tile_keys, keys.end, &tiles[1 - now]);
-        with_kind(kind_of(call, view), JobOfTile{call, job, tiles[now], tiles[is_last ? now : 1 - now], memory, paired});
+        with_kind(kind_of(call, view), JobOfTile{call, job, tiles[now], tiles[is_last ? now : 1 - now], memory, paired, by_dims});
     }
 }
 

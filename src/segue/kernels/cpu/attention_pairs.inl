@@ -33,15 +33,27 @@ struct Pairs {
         }
     }
 
+    // register_lanes pairs of numbers at `even` and at `odd`, of which there may be none.
+    SEGUE_INLINE f32xr joined(const char* even, const char* odd) {
+        __m512i both = _mm512_cvtepu16_epi32(load<__m256i>(even));
+        if (odd != nullptr)
+            both = _mm512_or_si512(both, _mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(odd)), 16));
+        return bits_of<f32xr>(both);
+    }
+
+    // Dimensions 2i and 2i + 1 of keys.
+    template <CacheKind>
+    SEGUE_INLINE f32xr keys(const Keys& keys, int64_t i) {
+        const char* even = keys.first + 2 * i * keys.step;
+        return joined(even, even + keys.step);
+    }
+
     // Elements of rows i and i + 1 from `at` on; of the second zeros where it is not before `end`.
     template <CacheKind, bool, int columns>
     SEGUE_INLINE void values(const Rows& rows, int64_t i, int64_t end, int64_t at, int64_t, f32xr (&out)[columns]) {
 #pragma GCC unroll 4
-        for (int j = 0; j < columns; ++j, at += register_lanes) {
-            __m512i even = _mm512_cvtepu16_epi32(load<__m256i>(rows.at(i) + 2 * at)), odd = _mm512_setzero_si512();
-            if (i + 1 < end) odd = _mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(rows.at(i + 1) + 2 * at)), 16);
-            out[j] = bits_of<f32xr>(_mm512_or_si512(even, odd));
-        }
+        for (int j = 0; j < columns; ++j, at += register_lanes)
+            out[j] = joined(rows.at(i) + 2 * at, i + 1 < end ? rows.at(i + 1) + 2 * at : nullptr);
     }
 };
 

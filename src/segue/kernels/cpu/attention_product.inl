@@ -43,6 +43,12 @@ struct Floats {
 
     SEGUE_INLINE f32xr add(f32xr sum, float left, f32xr right) { return fused(all(left), right, sum); }
 
+    // Dimension i of keys.
+    template <CacheKind kind>
+    SEGUE_INLINE f32xr keys(const Keys& keys, int64_t i) {
+        return Keys::dimension<kind>(keys, i);
+    }
+
     // Elements of row i from `at` on.
     template <CacheKind kind, bool is_whole, int columns>
     SEGUE_INLINE void values(const Rows& rows, int64_t i, int64_t, int64_t at, int64_t dim, f32xr (&out)[columns]) {

@@ -69,6 +69,19 @@ SEGUE_INLINE f32xr elements(const Rows& rows, int64_t i, int64_t at, int64_t dim
     return kind == CacheKind::i8 ? found * all(rows.scale(i)) : found;
 }
 
+// register_lanes keys of one head in a cache by dimensions.
+struct Keys {
+    const char* first;    // the numbers of dimension 0
+    int64_t step;         // bytes to those of the next one
+    const float* scales;  // i8: of each key
+
+    template <CacheKind kind>
+    SEGUE_INLINE f32xr dimension(const Keys& keys, int64_t d) {
+        const f32xr found = whole_elements<kind>(keys.first + d * keys.step);
+        return kind == CacheKind::i8 ? found * load<f32xr>(keys.scales) : found;
+    }
+};
+
 // Elements [at, at + register_lanes) of as many rows from `first` on, transposed.
 template <CacheKind kind, bool is_whole>
 SEGUE_INLINE void transposed(const Rows& rows, int64_t first, int64_t at, int64_t dim,

@@ -84,7 +84,8 @@ void add_activate(Program& program, const std::string& activation, int64_t dim, 
 }
 
 Cache make_cache(uintptr_t keys, uintptr_t values, uint8_t kind, int64_t block_size, int64_t kv_heads,
-                 int64_t key_dim, int64_t value_dim, uintptr_t key_scales, uintptr_t value_scales, bool by_heads) {
+                 int64_t key_dim, int64_t value_dim, uintptr_t key_scales, uintptr_t value_scales, bool by_heads,
+                 bool keys_by_dims) {
     return {at<void>(keys),
             at<void>(values),
             at<float>(key_scales),
@@ -94,7 +95,8 @@ Cache make_cache(uintptr_t keys, uintptr_t values, uint8_t kind, int64_t block_s
             kv_heads,
             key_dim,
             value_dim,
-            by_heads};
+            by_heads,
+            keys_by_dims};
 }
 
 AttentionSpec make_spec(int64_t num_heads, int64_t kv_heads, int64_t key_dim, int64_t value_dim, float scale,
@@ -140,7 +142,7 @@ void run(Program& program, int64_t rows, uintptr_t tokens, uintptr_t positions, 
 void bind_program(nb::module_& module) {
     nb::class_<Cache>(module, "Cache")
         .def_static("make", &make_cache, "keys"_a, "values"_a, "kind"_a, "block_size"_a, "kv_heads"_a, "key_dim"_a,
-                    "value_dim"_a, "key_scales"_a, "value_scales"_a, "by_heads"_a);
+                    "value_dim"_a, "key_scales"_a, "value_scales"_a, "by_heads"_a, "keys_by_dims"_a);
     nb::class_<AttentionSpec>(module, "AttentionSpec")
         .def_static("make", &make_spec, nb::kw_only(), "num_heads"_a, "kv_heads"_a, "key_dim"_a, "value_dim"_a,
                     "scale"_a, "causal"_a, "window"_a, "soft_cap"_a, "alibi_slopes"_a, "alibi_is_rounded"_a,
