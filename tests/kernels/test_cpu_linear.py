@@ -62,7 +62,7 @@ def assert_close(got: Tensor, want: Tensor, k: int) -> None:
 
 @pytest.mark.parametrize("kind", DTYPES)
 @pytest.mark.parametrize(("n", "k"), SHAPES)
-@pytest.mark.parametrize("rows", [1, 2, 5, 12, 13, 29, 200])
+@pytest.mark.parametrize("rows", [1, 2, 5, 12, 13, 16, 29, 32, 200])
 def test_products(kind: str, n: int, k: int, rows: int) -> None:
     weight, x, bias = numbers(1, n, k).to(DTYPES[kind]), numbers(2, rows, k), numbers(3, n)
     got = linear(x, pack_float(weight, bias))
@@ -106,7 +106,7 @@ def test_a_row_is_the_same_alone_and_among_others_and_with_more_threads(kind: st
     packed = pack_float(numbers(1, 100, k).to(DTYPES[kind]))
     x = numbers(2, 230, k)
     alone = torch.cat([linear(row[None], packed) for row in x])
-    for rows in (2, 3, 7, 12, 14, 65, 230):
+    for rows in (2, 3, 7, 12, 14, 16, 31, 65, 230):
         assert torch.equal(linear(x[:rows], packed), alone[:rows]), rows
     _native.set_num_threads(1)
     assert torch.equal(linear(x, packed), alone)

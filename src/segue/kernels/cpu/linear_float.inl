@@ -35,7 +35,7 @@ struct BF16 {
 
 template <int R, int V>
 SEGUE_INLINE void load_sums(fnative (&acc)[R][V], const float* sums, bool adds) {
-#pragma GCC unroll 12
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
         for (int c = 0; c < V; ++c)
@@ -44,7 +44,7 @@ SEGUE_INLINE void load_sums(fnative (&acc)[R][V], const float* sums, bool adds) 
 
 template <int R, int V>
 SEGUE_INLINE void store_sums(float* sums, const fnative (&acc)[R][V]) {
-#pragma GCC unroll 12
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
         for (int c = 0; c < V; ++c) store(sums + r * panel_width + c * native_lanes, acc[r][c]);
@@ -53,7 +53,7 @@ SEGUE_INLINE void store_sums(float* sums, const fnative (&acc)[R][V]) {
 // acc += x [R] times one input's weights.
 template <int R, int V>
 SEGUE_INLINE void multiply_add(fnative (&acc)[R][V], const float* x, const fnative (&w)[V]) {
-#pragma GCC unroll 12
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
         fnative a = splat(x[r]);
 #pragma GCC unroll 8
@@ -175,7 +175,7 @@ struct TransposedTile {
         int64_t i = begin;
         const int64_t last = weight.permutation ? i : end < weight.k ? end : weight.k;
         for (; i + register_lanes <= last; i += register_lanes, column += register_lanes * R) {
-#pragma GCC unroll 3
+#pragma GCC unroll 4
             for (int r = 0; r + 4 <= R; r += 4) transpose_rows<4>(x + r * stride + i, stride, rows - r, column + r, R);
             if constexpr (R % 4 != 0) {
                 constexpr int r = R / 4 * 4;
@@ -198,7 +198,7 @@ static void transpose_into_tiles(
         for (int64_t tile = 0; tile < tiles.count; ++tile) {
             const int64_t row = tile * tiles.height;
             float* inputs = to + blocks.offset(block, tile, tiles) + (first - block) * tiles.height;
-            with_height(tiles.height, TransposedTile{weight, call.x + row * call.x_stride, call.x_stride, call.rows - row,
+            with_height<max_narrow_rows>(tiles.height, TransposedTile{weight, call.x + row * call.x_stride, call.x_stride, call.rows - row,
                                                      first, last < part.end ? last : part.end, inputs});
         }
     }
@@ -206,16 +206,16 @@ static void transpose_into_tiles(
 
 template <class Panel>
 static void float_piece(const Panel& panel, Blocks blocks, Tiles tiles, Piece piece, const float* x, float* sums) {
-    if (reads_once(tiles)) return with_height(tiles.height, WholeTile<Panel>{panel, x, sums});
+    if (reads_once(tiles)) return with_height<max_tile_rows>(tiles.height, WholeTile<Panel>{panel, x, sums});
     alignas(64) float buffer[block_inputs * panel_width];
     for (int64_t i = 0; i < blocks.inputs; i += blocks.size) {
         const int64_t count = blocks.count_at(i);
         const std::byte* next = panel.at(i + count);
         const auto multiply = [&](auto weights, const auto* block) {
             for (int64_t tile = 0; tile < piece.tiles; ++tile)
-                with_height(tiles.height, BlockTile<decltype(weights)>{
+                with_height<max_narrow_rows>(tiles.height, BlockTile<decltype(weights)>{
                                               block, x + blocks.offset(i, piece.first_tile + tile, tiles), count, i > 0,
-                                              Ahead::of_tile(next, next - panel.at(i), tile, count),
+                                              Ahead::of_tile(next, next - panel.at(i), tile, count * passes_of(tiles.height)),
                                               sums + tile * tiles.height * panel_width});
         };
         if constexpr (Panel::direct_tiles > 0) {
@@ -231,7 +231,7 @@ static void float_piece(const Panel& panel, Blocks blocks, Tiles tiles, Piece pi
 template <class Panel>
 static void run_float(const Linear& weight, const LinearCall& call, const Slice& slice) {
     if (call.rows <= 0) return;
-    const Tiles tiles = tiles_of(call.rows);
+    const Tiles tiles = float_tiles_of(call.rows);
     const int64_t inputs = Panel::padded(weight.k);
     const Blocks blocks{inputs, reads_once(tiles) ? inputs : even_block(inputs, block_inputs)};
     const float* x = call.x;

@@ -253,11 +253,12 @@ static void int_piece(const Linear& weight, const Quantized& x, Piece piece, flo
                                weight.group / 4,
                                steps,
                                weight.zeros != nullptr,
-                               in_blocks ? Ahead::of_tile(data + num_bytes, num_bytes, tile, (end - begin) / Codes::steps)
+                               in_blocks ? Ahead::of_tile(data + num_bytes, num_bytes, tile,
+                                                          (end - begin) / Codes::steps * passes_of(height))
                                          : Ahead::of_panel(data, 4 * panel_width),
                                sums + offset,
                                partials + offset};
-            with_height(height, IntTile<Codes>{part});
+            with_height<max_tile_rows>(height, IntTile<Codes>{part});
         }
         data += num_bytes;
     }

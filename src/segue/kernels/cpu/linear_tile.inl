@@ -19,10 +19,23 @@ constexpr int tile_vectors = tile_columns / native_lanes;
 
 // Columns of a tile of few rows: a whole panel, read front to back, where registers hold its sums.
 constexpr int max_wide_rows = max_tile_rows * tile_columns * 2 / 3 / panel_width;
+
+// Rows of a tile of few columns: where weights are decoded to floats, that is then done once for so many.
+#if defined(__AVX512F__)
+constexpr int max_narrow_rows = 16;
+#else
+constexpr int max_narrow_rows = max_tile_rows;
+#endif
+
 template <int R>
-constexpr int columns_of = R <= max_wide_rows ? panel_width : tile_columns;
+constexpr int columns_of = R <= max_wide_rows ? panel_width : R <= max_tile_rows ? tile_columns : native_lanes;
 template <int R>
 constexpr int vectors_of = columns_of<R> / native_lanes;
+
+// Times that a tile passes through a panel.
+static inline int64_t passes_of(int height) {
+    return panel_width / (height <= max_wide_rows ? panel_width : height <= max_tile_rows ? tile_columns : native_lanes);
+}
 
 constexpr int max_block_rows = 192;
 
@@ -36,9 +49,18 @@ static inline Tiles tiles_of(int64_t rows) {
     return {static_cast<int>((rows + count - 1) / count), count};
 }
 
+// Of a product in floats: one or two narrow tiles instead of two or three. 13 to 16 rows of 16-bit weights are 1.15 to 1.3
+// times as fast as two tiles, of others 1.0 to 1.1 (Zen 4); of integers 0.9.
+static inline Tiles float_tiles_of(int64_t rows) {
+    const Tiles wide = tiles_of(rows);
+    const int64_t count = (rows + max_narrow_rows - 1) / max_narrow_rows;
+    if (count > 2 || count >= wide.count) return wide;
+    return {static_cast<int>((rows + count - 1) / count), count};
+}
+
 // Whether weights are read once, front to back: one tile that is as wide as a panel.
 static inline bool reads_once(Tiles tiles) {
-    return tiles.count == 1 && (tile_columns == panel_width || tiles.height <= max_wide_rows);
+    return tiles.count == 1 && tiles.height <= (tile_columns == panel_width ? max_tile_rows : max_wide_rows);
 }
 
 // Else tiles meet a panel block by block, so that a block and a tile's inputs for it stay in the first-level cache.
@@ -74,9 +96,9 @@ struct Ahead {
         return {data + 5120, input_bytes, input_bytes - 64};
     }
 
-    // A tile's part of a block of `num_bytes`; it asks `asks` times in each of the panel's `tile_columns`.
+    // A tile's part of a block of `num_bytes`; each asks so often.
     SEGUE_INLINE Ahead of_tile(const std::byte* block, int64_t num_bytes, int64_t tile, int64_t asks) {
-        const int64_t at = 64 * tile * asks * (panel_width / tile_columns);
+        const int64_t at = 64 * tile * asks;
         return at < num_bytes ? Ahead{block + at, 64, 0} : Ahead{block, 0, 0};
     }
 
@@ -117,9 +139,20 @@ static inline Pieces pieces_of(const Linear& weight, Tiles tiles) {
     return {weight.panels(), tiles.count, (tiles.count + blocks - 1) / blocks};
 }
 
-// tile.run<height>(): the number of rows as a constant, so that sums stay in registers.
-template <class Tile>
+// tile.run<height>(): the number of rows as a constant, so that sums stay in registers. `most`: of narrow tiles, or
+// max_tile_rows.
+template <int most, class Tile>
 static void with_height(int height, const Tile& tile) {
+#if defined(__AVX512F__)
+    if constexpr (most > max_tile_rows) {
+        switch (height) {
+            case 13: return tile.template run<13>();
+            case 14: return tile.template run<14>();
+            case 15: return tile.template run<15>();
+            case 16: return tile.template run<16>();
+        }
+    }
+#endif
     switch (height) {
         case 1: return tile.template run<1>();
         case 2: return tile.template run<2>();

@@ -305,9 +305,9 @@ Packed quantize_linear(const IntFormat& format, const FloatParts& weight, int64_
 }
 
 size_t linear_scratch_bytes(const Linear& weight, int64_t rows) {
-    constexpr int64_t max_tile_rows = 12;  // tiles are filled up to equal heights
+    constexpr int64_t most_rows = 16;  // of a tile; tiles are filled up to equal heights
     const int64_t inputs = (weight.k + 7) / 8 * 8;
-    return static_cast<size_t>(rows + max_tile_rows) * static_cast<size_t>(inputs + 2 * weight.groups()) * 4;
+    return static_cast<size_t>(rows + most_rows) * static_cast<size_t>(inputs + 2 * weight.groups()) * 4;
 }
 
 }  // namespace segue
