@@ -51,40 +51,47 @@ struct JobOfTile {
         for (int64_t head = job.head_begin; head < job.head_end; head += most) {
             const int64_t end = job.head_end - head < most ? job.head_end : head + most;
             if (kind == CacheKind::bf16 && paired)
-                attend_heads<Pairs, CacheKind::bf16>(head, end);
+                attend_heads<Pairs, CacheKind::bf16, decode_columns>(head, end);
+            else if (group_of(call.spec) == 1)
+                attend_heads<Floats, kind, lone_columns>(head, end);
             else
-                attend_heads<Floats, kind>(head, end);
+                attend_heads<Floats, kind, decode_columns>(head, end);
         }
     }
 
     // One query: nothing is used often enough to be packed. Some keys of all heads come before the next ones: that is how
     // a cache by heads lies in memory.
-    template <class Numbers, CacheKind kind>
+    template <class Numbers, CacheKind kind, int columns>
     void attend_heads(int64_t begin, int64_t end) const {
         const int64_t group = group_of(call.spec), first = (begin - job.head_begin) * group, rows = (end - begin) * group;
+        constexpr int64_t step = columns * register_lanes;
         const Scoring& row = memory.rows[first];
         if (row.last < tile.begin || row.first >= tile.begin + tile.count) return;
         float kept[weighed_rows];
-        for (int64_t key = 0; key < tile.count; key += decode_keys)
+        for (int64_t key = 0; key < tile.count; key += step)
             for (int64_t i = 0; i < end - begin; ++i) {
                 const Head head{tile, begin + i, true};
-                const Stream keys = stream<kind>(head, key, begin, end);
-                Asked asked{memory.queries + (first + i * group) * call.spec.key_dim, call.spec.key_dim, {}, {},
+                const Stream keys = stream<kind, step>(head, key, begin, end);
+                Asked<columns> asked{memory.queries + (first + i * group) * call.spec.key_dim, call.spec.key_dim, {}, {},
                             memory.scores + i * group * tile_keys + key};
-                for (int j = 0; j < decode_columns; ++j) {
+                for (int j = 0; j < columns; ++j) {
                     const int64_t at = key + j * register_lanes;
                     asked.keys[j] = keys_of(call, kind, head, at), asked.ahead[j] = keys.ahead.at(at + keys.shift);
                 }
-                for_rows(group, ByKeys<Numbers, kind>{asked});
+                const ByKeys<Numbers, kind, columns> work{asked};
+                if constexpr (columns == lone_columns)
+                    work.template run<1>(0);
+                else
+                    for_rows(group, work);
             }
         weigh(call.spec, memory.rows + first, rows, tile.begin, tile.count, memory.scores, memory.largest[0] + first,
               memory.sum[0] + first, kept);
         for (int64_t r = 0; r < rows; ++r) Numbers::from_floats(memory.scores + r * tile_keys, tile_keys);
         const int64_t value_dim = call.spec.value_dim;
-        for (int64_t key = 0; key < tile.count; key += decode_keys) {
-            const int64_t last = key + decode_keys < tile.count ? key + decode_keys : tile.count;
+        for (int64_t key = 0; key < tile.count; key += step) {
+            const int64_t last = key + step < tile.count ? key + step : tile.count;
             for (int64_t i = 0, r = 0; i < end - begin; ++i, r += group) {
-                const Stream values = stream<kind>({tile, begin + i, false}, key, begin, end);
+                const Stream values = stream<kind, step>({tile, begin + i, false}, key, begin, end);
                 for_rows(group, ByValues<Numbers, kind>{{memory.scores + r * tile_keys, values, {key, last}, value_dim,
                                                          kept + r, memory.out[0] + (first + r) * padded(value_dim)}});
             }
@@ -92,16 +99,16 @@ struct JobOfTile {
         }
     }
 
-    // A head's rows for the step at `key`, and those that come `heads_ahead` later: of heads [begin, end), then at the next
+    // A head's rows for the `step` keys at `key`, and those that come `heads_ahead` later: of heads [begin, end), then at the next
     // keys, the values after the keys, the following tile after the values.
     // Against the processor's own prefetching a decode of 16 streams is 1.5 times as fast with it (Zen 5). Inlined always:
     // a call of a function that does nothing but prefetch has no effects for GCC, which drops it.
-    template <CacheKind kind>
+    template <CacheKind kind, int64_t step>
     __attribute__((always_inline)) Stream stream(const Head& head, int64_t key, int64_t begin, int64_t end) const {
         const int64_t place = head.index - begin + heads_ahead, heads = end - begin;
-        int64_t then = key + place / heads * decode_keys;
+        int64_t then = key + place / heads * step;
         const bool is_over = then >= tile.count;
-        if (is_over) then -= (tile.count + decode_keys - 1) / decode_keys * decode_keys;
+        if (is_over) then -= (tile.count + step - 1) / step * step;
         const Tile& where = is_over && !head.is_keys ? next : tile;
         const Rows rows = rows_of(call, kind, {where, begin + place % heads, head.is_keys != is_over});
         if (kind == CacheKind::i8) __builtin_prefetch(rows.scales + rows.places[then], 0, 3);  // by heads: a line of 16
