@@ -40,7 +40,8 @@ struct JobOfTile {
     template <CacheKind kind>
     void run() const {
         const int64_t queries = job.query_end - job.query_begin, group = group_of(call.spec);
-        if (queries == 1 && group <= attention::decode_strip && by_dims) return decode<kind>(attention::decode_strip / group);
+        if (queries == 1 && by_dims && group <= attention::decode_strip)
+            return decode<kind>(attention::decode_strip / group);
         for (int64_t head = job.head_begin; head < job.head_end; ++head)
             attend_head<kind>(head, (head - job.head_begin) * queries * group, queries * group);
     }
@@ -72,13 +73,13 @@ struct JobOfTile {
             for (int64_t i = 0; i < end - begin; ++i) {
                 const Head head{tile, begin + i, true};
                 const Stream keys = stream<kind, step>(head, key, begin, end);
-                Asked<columns> asked{memory.queries + (first + i * group) * call.spec.key_dim, call.spec.key_dim, {}, {},
-                            memory.scores + i * group * tile_keys + key};
+                const int64_t dim = call.spec.key_dim;
+                ByKeys<Numbers, kind, columns> work{{memory.queries + (first + i * group) * dim, dim, {}, {},
+                                                     memory.scores + i * group * tile_keys + key}};
                 for (int j = 0; j < columns; ++j) {
                     const int64_t at = key + j * register_lanes;
-                    asked.keys[j] = keys_of(call, kind, head, at), asked.ahead[j] = keys.ahead.at(at + keys.shift);
+                    work.p.keys[j] = keys_of(call, kind, head, at), work.p.ahead[j] = keys.ahead.at(at + keys.shift);
                 }
-                const ByKeys<Numbers, kind, columns> work{asked};
                 if constexpr (columns == lone_columns)
                     work.template run<1>(0);
                 else
@@ -99,8 +100,8 @@ struct JobOfTile {
         }
     }
 
-    // A head's rows for the `step` keys at `key`, and those that come `heads_ahead` later: of heads [begin, end), then at the next
-    // keys, the values after the keys, the following tile after the values.
+    // A head's rows for the `step` keys at `key`, and those that come `heads_ahead` later: of heads [begin, end), then at
+    // the next keys, the values after the keys, the following tile after the values.
     // Against the processor's own prefetching a decode of 16 streams is 1.5 times as fast with it (Zen 5). Inlined always:
     // a call of a function that does nothing but prefetch has no effects for GCC, which drops it.
     template <CacheKind kind, int64_t step>
@@ -202,7 +203,8 @@ static void attend_keys(const AttentionCall& call, const View& view, const Job& 
     for (int now = 0; begin < keys.end; begin += tile_keys, now = 1 - now) {
         bool is_last = begin + tile_keys >= keys.end;
         if (!is_last) find_tile(call, view, begin + tile_keys, keys.end, &tiles[1 - now]);
-        with_kind(kind_of(call, view), JobOfTile{call, job, tiles[now], tiles[is_last ? now : 1 - now], memory, paired, by_dims});
+        const Tile& next = tiles[is_last ? now : 1 - now];
+        with_kind(kind_of(call, view), JobOfTile{call, job, tiles[now], next, memory, paired, by_dims});
     }
 }
 

@@ -60,7 +60,8 @@ static void write(const WriteCall& call, const Slice& slice) {
     for (int64_t i = mine.begin; i < mine.end; ++i) {
         int64_t row = i / cache.kv_heads, head = i % cache.kv_heads;
         int64_t slot = call.slots[row];
-        int64_t inside = slot % cache.block_size, place = cache.row(slot / cache.block_size, inside) + head * cache.head_step();
+        int64_t inside = slot % cache.block_size;
+        int64_t place = cache.row(slot / cache.block_size, inside) + head * cache.head_step();
         int64_t key = cache.keys_by_dims ? (place - inside) * cache.key_dim + inside : place * cache.key_dim;
         write_head(call.keys + row * call.key_stride + head * cache.key_dim, cache.key_dim, cache.kind, cache.keys, key,
                    key_step, cache.key_scales + place);

@@ -145,7 +145,7 @@ struct BlockTile {
     }
 };
 
-// x [at most 4 rows][register_lanes inputs], `stride` apart, → as many columns, `gap` apart. Of `rows` rows, the others zeros.
+// x [at most 4 rows][register_lanes inputs], `stride` apart, → as many columns, `gap` apart; beyond `rows` rows zeros.
 template <int columns>
 SEGUE_INLINE void transpose_rows(const float* x, int64_t stride, int64_t rows, float* to, int64_t gap) {
     f32xr block[4] = {};
@@ -198,8 +198,9 @@ static void transpose_into_tiles(
         for (int64_t tile = 0; tile < tiles.count; ++tile) {
             const int64_t row = tile * tiles.height;
             float* inputs = to + blocks.offset(block, tile, tiles) + (first - block) * tiles.height;
-            with_height<max_narrow_rows>(tiles.height, TransposedTile{weight, call.x + row * call.x_stride, call.x_stride, call.rows - row,
-                                                     first, last < part.end ? last : part.end, inputs});
+            const TransposedTile work{weight, call.x + row * call.x_stride, call.x_stride, call.rows - row, first,
+                                      last < part.end ? last : part.end, inputs};
+            with_height<max_narrow_rows>(tiles.height, work);
         }
     }
 }
@@ -212,11 +213,13 @@ static void float_piece(const Panel& panel, Blocks blocks, Tiles tiles, Piece pi
         const int64_t count = blocks.count_at(i);
         const std::byte* next = panel.at(i + count);
         const auto multiply = [&](auto weights, const auto* block) {
-            for (int64_t tile = 0; tile < piece.tiles; ++tile)
-                with_height<max_narrow_rows>(tiles.height, BlockTile<decltype(weights)>{
-                                              block, x + blocks.offset(i, piece.first_tile + tile, tiles), count, i > 0,
-                                              Ahead::of_tile(next, next - panel.at(i), tile, count * passes_of(tiles.height)),
-                                              sums + tile * tiles.height * panel_width});
+            const int64_t asks = count * passes_of(tiles.height);
+            for (int64_t tile = 0; tile < piece.tiles; ++tile) {
+                const BlockTile<decltype(weights)> work{block, x + blocks.offset(i, piece.first_tile + tile, tiles), count,
+                                                        i > 0, Ahead::of_tile(next, next - panel.at(i), tile, asks),
+                                                        sums + tile * tiles.height * panel_width};
+                with_height<max_narrow_rows>(tiles.height, work);
+            }
         };
         if constexpr (Panel::direct_tiles > 0) {
             if (piece.tiles <= Panel::direct_tiles) {
