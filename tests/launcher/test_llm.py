@@ -151,6 +151,15 @@ def test_progress_bar_on_long_lists(
     assert "Generating: 100%" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("block_size", [16, 8])
+def test_the_kind_of_cache(tiny_llama: Path, block_size: int) -> None:
+    options: dict[str, Any] = {"device": "cpu", "kv_cache_memory": "4MB", "num_threads": 1, "block_size": block_size}
+    kinds = [LLM(str(tiny_llama), kv_cache_dtype=kind, **options) for kind in ("float32", "int8")]
+    exact, rounded = (kind.generate([5, 9, 17, 33, 2, 8], SamplingParams(max_new_tokens=4))[0] for kind in kinds)
+    assert rounded.logprobs != exact.logprobs
+    assert rounded.logprobs[0] == pytest.approx(exact.logprobs[0], abs=0.05)
+
+
 def test_unknown_options(tiny_llama: Path) -> None:
     with pytest.raises(TypeError, match="unexpected option: max_tokens, port"):
         LLM(str(tiny_llama), port=3000, max_tokens=3)

@@ -29,6 +29,7 @@ LLM_OPTIONS = frozenset(
         "rope_scaling", "rope_factor",
         "max_input_tokens", "max_total_tokens", "watermark_gamma", "watermark_delta",
         "max_batch_prefill_tokens", "max_batch_total_tokens", "max_batch_size", "prefix_caching", "block_size",
+        "kv_cache_dtype",
         "speculate", "speculative_model",
         "device", "num_threads", "disable_weight_cache", "kv_cache_memory", "cuda_memory_fraction", "tgi_wiggle_room",
         "huggingface_hub_cache", "weights_cache_override", "hf_hub_offline", "hf_endpoint", "hf_token",
