@@ -92,7 +92,9 @@ def caches(model: Model, num_blocks: int, dtype: torch.dtype, by_heads: bool) ->
     layers = [layer] * max(1, CACHE_BYTES // size)
     filled = []
     for pair in allocate(layers, num_blocks, BLOCK_SIZE, dtype, torch.device("cpu"), by_heads=by_heads):
-        keys, values = (numbers for numbers in pair if isinstance(numbers, Tensor))
+        keys, values = pair
+        assert isinstance(keys, Tensor)
+        assert isinstance(values, Tensor)
         filled.append((keys.normal_(), values.normal_()))
     return cycle(filled)
 

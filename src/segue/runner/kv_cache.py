@@ -59,25 +59,22 @@ def allocate(
     dimension's numbers in all slots then lie side by side: a query's product with them needs no transposing, which was
     two thirds of a decode's attention.
     """
-    by_dims = by_heads and block_size % CHUNK_SLOTS == 0
+    order = (0, 2, 1, 3) if by_heads else (0, 1, 2, 3)  # of the dimensions in memory
+    key_order = (0, 2, 3, 1) if by_heads and block_size % CHUNK_SLOTS == 0 else order
 
-    def zeros(heads: int, *dims: int, dtype: torch.dtype) -> Tensor:
-        if by_heads:
-            return _zeros((num_blocks, heads, block_size, *dims), dtype, device).transpose(1, 2)
-        return _zeros((num_blocks, block_size, heads, *dims), dtype, device)
+    def zeros(dtype: torch.dtype, order: tuple[int, ...], *shape: int) -> Tensor:
+        laid = _zeros(tuple(shape[dim] for dim in order), dtype, device)
+        return laid.permute([order.index(dim) for dim in range(len(shape))])
 
-    def cache(num_heads: int, dim: int, *, are_keys: bool) -> CacheTensor:
-        if are_keys and by_dims:
-            numbers = _zeros((num_blocks, num_heads, dim, block_size), dtype, device).permute(0, 3, 1, 2)
-        else:
-            numbers = zeros(num_heads, dim, dtype=dtype)
-        return ScaledCache(numbers, zeros(num_heads, dtype=torch.float32)) if dtype == torch.int8 else numbers
+    def cache(num_heads: int, dim: int, order: tuple[int, ...]) -> CacheTensor:
+        rows = num_blocks, block_size, num_heads
+        numbers = zeros(dtype, order, *rows, dim)
+        if dtype != torch.int8:
+            return numbers
+        return ScaledCache(numbers, zeros(torch.float32, tuple(dim for dim in order if dim < 3), *rows))
 
     return [
-        (
-            cache(layer.num_kv_heads, layer.key_dim, are_keys=True),
-            cache(layer.num_kv_heads, layer.value_dim, are_keys=False),
-        )
+        (cache(layer.num_kv_heads, layer.key_dim, key_order), cache(layer.num_kv_heads, layer.value_dim, order))
         for layer in layers
     ]
 

@@ -71,14 +71,14 @@ struct JobOfTile {
         float kept[weighed_rows];
         for (int64_t key = 0; key < tile.count; key += step)
             for (int64_t i = 0; i < end - begin; ++i) {
-                const Head head{tile, begin + i, true};
-                const Stream keys = stream<kind, step>(head, key, begin, end);
+                const Stream keys = stream<kind, step>({tile, begin + i, true}, key, begin, end);
                 const int64_t dim = call.spec.key_dim;
                 ByKeys<Numbers, kind, columns> work{{memory.queries + (first + i * group) * dim, dim, {}, {},
                                                      memory.scores + i * group * tile_keys + key}};
                 for (int j = 0; j < columns; ++j) {
                     const int64_t at = key + j * register_lanes;
-                    work.p.keys[j] = keys_of(call, kind, head, at), work.p.ahead[j] = keys.ahead.at(at + keys.shift);
+                    work.p.keys[j] = keys_of(call, kind, tile, keys.rows, at);
+                    work.p.ahead[j] = keys.ahead.at(at + keys.shift);
                 }
                 if constexpr (columns == lone_columns)
                     work.template run<1>(0);
@@ -129,7 +129,7 @@ struct JobOfTile {
         const int64_t strips = (count + attention::strip_rows - 1) / attention::strip_rows;
         const bool is_early = strips == 1;
         if (is_early) prefetch(call, kind, keys, 0, tile_keys);
-        pack_keys<kind>({tile, head, true});
+        pack_keys<kind>(rows_of(call, kind, {tile, head, true}));
         if (is_early) prefetch(call, kind, values, 0, tile_keys);
         pack_values<kind>(rows_of(call, kind, {tile, head, false}));
         for (int64_t i = 0; i < strips; ++i) {
@@ -143,17 +143,16 @@ struct JobOfTile {
     }
 
     template <CacheKind kind>
-    void pack_keys(const Head& head) const {
-        if (by_dims) return paired ? copy_keys<Pairs, CacheKind::bf16>(head) : copy_keys<Floats, kind>(head);
-        const Rows rows = rows_of(call, kind, head);
+    void pack_keys(const Rows& rows) const {
+        if (by_dims) return paired ? copy_keys<Pairs, CacheKind::bf16>(rows) : copy_keys<Floats, kind>(rows);
         if (paired) return pack_key_pairs(rows, call.spec.key_dim, memory.keys);
         pack_transposed<kind>(rows, call.spec.key_dim, memory.keys);
     }
 
     template <class Numbers, CacheKind kind>
-    void copy_keys(const Head& head) const {
+    void copy_keys(const Rows& rows) const {
         for (int64_t key = 0; key < tile_keys; key += register_lanes) {
-            const Keys keys = keys_of(call, kind, head, key);
+            const Keys keys = keys_of(call, kind, tile, rows, key);
             for (int64_t i = 0; i < call.spec.key_dim / Numbers::count; ++i)
                 store(memory.keys + i * tile_keys + key, Numbers::template keys<kind>(keys, i));
         }

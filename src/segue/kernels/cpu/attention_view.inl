@@ -187,13 +187,12 @@ SEGUE_INLINE Rows rows_of(const AttentionCall& call, CacheKind kind, const Head&
             kind == CacheKind::i8 ? scales + step : nullptr};
 }
 
-// Keys [i, i + register_lanes) of a tile in a cache by dimensions; those of missing keys are others.
-SEGUE_INLINE Keys keys_of(const AttentionCall& call, CacheKind kind, const Head& head, int64_t i) {
-    const Rows rows = rows_of(call, kind, head);
+// Keys [i, i + register_lanes) of a tile in a cache by dimensions, `rows` being a head's; those of missing keys are others.
+SEGUE_INLINE Keys keys_of(const AttentionCall& call, CacheKind kind, const Tile& tile, const Rows& rows, int64_t i) {
     const int64_t size = element_bytes(kind), block_size = call.cache.block_size;
-    if (i >= head.tile.count) i = 0;
+    if (i >= tile.count) i = 0;
     // A row stands `slot` rows into its head's block; its number of dimension 0 as many numbers.
-    const int64_t slot = (head.tile.begin + i) % block_size;
+    const int64_t slot = (tile.begin + i) % block_size;
     return {rows.at(i) + slot * (1 - call.spec.key_dim) * size, block_size * size,
             kind == CacheKind::i8 ? rows.scales + rows.places[i] : nullptr};
 }

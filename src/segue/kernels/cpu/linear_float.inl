@@ -65,7 +65,7 @@ SEGUE_INLINE void multiply_add(fnative (&acc)[R][V], const float* x, const fnati
 template <class Weights, int R>
 static void float_tile(
     const typename Weights::Storage* weights, const float* x, int64_t k, bool adds, Ahead& ahead, float* sums) {
-    constexpr int V = vectors_of<R>;
+    constexpr int V = vectors_of(R);
     fnative acc[R][V];
     load_sums<R>(acc, sums, adds);
     for (int64_t i = 0; i < k; ++i, weights += panel_width, x += R) {
@@ -94,7 +94,7 @@ class FloatPanel {
 
     template <int R>
     void tile(const float* x, float* sums) const {
-        for (int64_t column = 0; column < panel_width; column += columns_of<R>) {
+        for (int64_t column = 0; column < panel_width; column += columns_of(R)) {
             Ahead ahead = Ahead::of_panel(at(0), panel_width * sizeof(Storage));
             float_tile<Weights, R>(data_ + column, x, k_, false, ahead, sums + column);
         }
@@ -140,7 +140,7 @@ struct BlockTile {
     template <int R>
     void run() const {
         Ahead next = ahead;
-        for (int64_t column = 0; column < panel_width; column += columns_of<R>)
+        for (int64_t column = 0; column < panel_width; column += columns_of(R))
             float_tile<Weights, R>(weights + column, x, count, adds, next, sums + column);
     }
 };

@@ -172,7 +172,7 @@ SEGUE_INLINE void begin_group(const IntPart& part, bool continues, int64_t colum
 
 template <class Codes, int R>
 static void int_tile(const IntPart& part, int64_t column, Ahead& next_lines) {
-    constexpr int V = vectors_of<R>;
+    constexpr int V = vectors_of(R);
     const std::byte* data = part.data + 4 * column;
     const int32_t* x = part.x;
     Ahead ahead = next_lines;
@@ -212,7 +212,7 @@ struct IntTile {
     template <int R>
     void run() const {
         Ahead ahead = part.ahead;
-        for (int64_t column = 0; column < panel_width; column += columns_of<R>) int_tile<Codes, R>(part, column, ahead);
+        for (int64_t column = 0; column < panel_width; column += columns_of(R)) int_tile<Codes, R>(part, column, ahead);
     }
 };
 

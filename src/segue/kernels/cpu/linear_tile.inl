@@ -27,15 +27,14 @@ constexpr int max_narrow_rows = 16;
 constexpr int max_narrow_rows = max_tile_rows;
 #endif
 
-template <int R>
-constexpr int columns_of = R <= max_wide_rows ? panel_width : R <= max_tile_rows ? tile_columns : native_lanes;
-template <int R>
-constexpr int vectors_of = columns_of<R> / native_lanes;
+constexpr int columns_of(int height) {
+    return height <= max_wide_rows ? panel_width : height <= max_tile_rows ? tile_columns : native_lanes;
+}
+
+constexpr int vectors_of(int height) { return columns_of(height) / native_lanes; }
 
 // Times that a tile passes through a panel.
-static inline int64_t passes_of(int height) {
-    return panel_width / (height <= max_wide_rows ? panel_width : height <= max_tile_rows ? tile_columns : native_lanes);
-}
+constexpr int64_t passes_of(int height) { return panel_width / columns_of(height); }
 
 constexpr int max_block_rows = 192;
 
