@@ -47,18 +47,18 @@ class Recorder:
             return inner(logits, rows)
 
         self.runner.sampler.sample = sample  # type: ignore[method-assign]
-        self.greedy_step, self.runner.greedy_step = self.runner.greedy_step, None
+        self.plain_step, self.runner.plain_step = self.runner.plain_step, None
 
     def execute(self, batch: Any) -> Any:
         if batch.max_steps > 1:
-            self.runner.greedy_step = self.greedy_step
+            self.runner.plain_step = self.plain_step
             output = self.runner.execute(batch)
-            self.runner.greedy_step = None
+            self.runner.plain_step = None
             return output
         output = self.runner.execute(batch)
-        if self.greedy_step is None or output.errors:
+        if self.plain_step is None or output.errors:
             return output
-        greedy = self.greedy_step.run(batch)
+        greedy = self.plain_step.run(batch)
         if greedy is not None:
             for sequence, (token,) in zip(batch.sequences, greedy[0], strict=True):
                 (expected,) = output.tokens[sequence.seq_id]

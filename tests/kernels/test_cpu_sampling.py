@@ -26,6 +26,8 @@ ASKED = {
     "top_p": {"do_sample": True, "top_p": 0.8},
     "top_p of nearly all": {"do_sample": True, "top_p": 0.9999, "temperature": 3.0},
     "top_p of one": {"do_sample": True, "top_p": 1e-9},
+    "typical_p": {"do_sample": True, "typical_p": 0.6},
+    "typical_p of nearly all": {"do_sample": True, "typical_p": 0.9999},
     "both": {"do_sample": True, "top_k": 50, "top_p": 0.9, "temperature": 0.7},
     "all": {"do_sample": True, "top_k": 200, "top_p": 0.95, "typical_p": 0.9, "repetition_penalty": 1.3},
 }
@@ -69,16 +71,19 @@ def test_same_tokens(name: str, vocab_size: int) -> None:
     torch.manual_seed(len(name))
     logits = torch.randn(40, vocab_size) * 3
     logits[::2] = logits[::2].bfloat16().float()
+    logits[4:8] *= 0.01  # all probable
+    logits[8:12] *= 20  # one is
+    logits[12:16, 5:] = -torch.inf
     rows = rows_of(40, **ASKED[name])
     assert_same(Sampler(vocab_size).sample(logits, rows), by_pytorch(logits, rows))
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     torch.manual_seed(0)
-    logits, sampler = torch.randn(9, 1000) * 2, Sampler(1000)
-    rows = [rows_of(9, **asked)[i] for i, asked in enumerate(ASKED.values())]
+    logits, sampler = torch.randn(len(ASKED), 1000) * 2, Sampler(1000)
+    rows = [rows_of(len(ASKED), **asked)[i] for i, asked in enumerate(ASKED.values())]
     together = sampler.sample(logits, rows)
-    assert together == [sampler.sample(logits[i : i + 1], rows[i : i + 1])[0] for i in range(9)]
+    assert together == [sampler.sample(logits[i : i + 1], rows[i : i + 1])[0] for i in range(len(ASKED))]
 
 
 def test_the_chosen_token_has_the_same_logprob_among_its_alternatives() -> None:

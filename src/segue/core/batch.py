@@ -63,7 +63,7 @@ class ScheduledBatch(Struct, frozen=True, gc=False, kw_only=True):
     """The first so many sequences have exactly one token each."""
     max_steps: int = 1
     """The runner may go on by itself until each sequence got so many tokens, as if each came in a step of its own. More
-    than 1 only where all are decodes without guesses that want the likeliest token, and with slots for that many."""
+    than 1 only where all are decodes without guesses and plain (``SamplingParams``), with slots for that many."""
     stop_token_ids: frozenset[int] = frozenset()
     """A step that gives any of these is the last."""
     news_file: int = -1

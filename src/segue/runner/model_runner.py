@@ -18,9 +18,9 @@ from segue.kernels.scaled_cache import ScaledCache
 from segue.layers.attention import ForwardContext
 from segue.models.base import Model, Seq2SeqModel
 from segue.runner.drafting import Drafter, Sampled
-from segue.runner.greedy_step import GreedyStep
 from segue.runner.input_batch import KVCaches, encoder_batch, input_batch, wanted_rows
 from segue.runner.native_model import NativeModel, native_model
+from segue.runner.plain_step import PlainStep
 from segue.runner.verification import sampling_rows, verify, without_guesses
 from segue.sampling.grammar_compiler import GrammarCompiler
 from segue.sampling.logprobs import prompt_logprobs
@@ -52,23 +52,23 @@ class ModelRunner:
         self.model = native_model(model, kv_caches)
         self.kv_caches, self.block_size, self.device = kv_caches, block_size, device
         self.sampler, self.grammars, self.drafter = sampler, grammars, drafter
-        self.greedy_step: GreedyStep | None = None
+        self.plain_step: PlainStep | None = None
         """Runs the steps that it can; a drafter must see hidden states, and it knows nothing of long prompts."""
         if drafter is None and isinstance(self.model, NativeModel) and self.model.long_prompt_boundary is None:
-            self.greedy_step = GreedyStep(self.model, block_size)
+            self.plain_step = PlainStep(self.model, block_size)
 
     @property
     def can_run_ahead(self) -> bool:
         """Whether ``execute`` may take more than one step of a batch."""
-        return self.greedy_step is not None
+        return self.plain_step is not None
 
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         started = time.perf_counter()
         self._encode(batch.sequences)
-        greedy = None if self.greedy_step is None else self.greedy_step.run(batch)
-        if greedy is None:
+        done = None if self.plain_step is None else self.plain_step.run(batch)
+        if done is None:
             return self._execute(batch, started)
-        tokens, choosing_s = greedy
+        tokens, choosing_s = done
         return StepOutput(
             tokens={s.seq_id: own for s, own in zip(batch.sequences, tokens, strict=True)},
             num_steps=len(tokens[0]),

@@ -262,7 +262,7 @@ def pack_tokens(
     num_tokens: int,
 ) -> None: ...
 
-class GreedyStep:
+class PlainStep:
     """``run``: for each step (id, logprob) of each sequence, up to the first that has NaN for one of them; the
     seconds that choosing took."""
 
@@ -276,6 +276,7 @@ class GreedyStep:
         block_tables: Seq[Seq[int]],
         cross_lens: Seq[int],
         cross_tables: Seq[Seq[int]],
+        choosers: Seq[tuple[object, ...] | None],
         max_steps: int,
         stop_token_ids: list[int],
         news_file: int,
@@ -287,6 +288,7 @@ def choose(
 def peaks(logits: int, stride: int, vocab_size: int, rows: int) -> list[float]: ...
 def keep_top_k(logits: int, stride: int, vocab_size: int, rows: list[int], limits: list[int]) -> None: ...
 def keep_top_p(logits: int, stride: int, vocab_size: int, rows: list[int], shares: list[float]) -> None: ...
+def keep_typical(logits: int, stride: int, vocab_size: int, rows: list[int], shares: list[float]) -> None: ...
 def write_kv(
     keys: int, key_stride: int, values: int, value_stride: int, rows: int, slots: int, cache: Cache
 ) -> None: ...

@@ -49,6 +49,11 @@ void bind_sampling(nb::module_& module) {
         [](uintptr_t logits, int64_t stride, int64_t vocab_size, const std::vector<int64_t>& rows,
            const std::vector<double>& shares) { keep_top_p(rows_at(logits, stride, vocab_size), rows, shares); },
         alone, "logits"_a, "stride"_a, "vocab_size"_a, "rows"_a, "shares"_a);
+    module.def(
+        "keep_typical",
+        [](uintptr_t logits, int64_t stride, int64_t vocab_size, const std::vector<int64_t>& rows,
+           const std::vector<double>& shares) { keep_typical(rows_at(logits, stride, vocab_size), rows, shares); },
+        alone, "logits"_a, "stride"_a, "vocab_size"_a, "rows"_a, "shares"_a);
 }
 
 }  // namespace segue

@@ -1,5 +1,6 @@
-// A step's lists, as the engine has them, to the arrays that kernels read; and whole steps of greedy sequences.
+// A step's lists, as the engine has them, to the arrays that kernels read; and whole steps of plain sequences.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -14,8 +15,8 @@
 
 #include "aligned.h"
 #include "bind.h"
+#include "chooser.h"
 #include "program.h"
-#include "sampling.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -155,10 +156,31 @@ bool has_news(int file) {
 
 using Token = std::tuple<int64_t, float>;  // id, logprob
 
-// All of a step whose sequences want their likeliest tokens and nothing else, and of the steps after it.
-class GreedyStep {
+// (is_sampling, temperature, top_k, top_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty, logit_bias).
+using ParamsGiven =
+    std::tuple<bool, double, int64_t, double, double, double, double, double, std::vector<std::pair<int64_t, double>>>;
+
+// Each None, for its likeliest token, or (params, seed, history, num_prompt_tokens).
+std::vector<Chooser> choosers_of(nb::handle given) {
+    Items sequences(given);
+    std::vector<Chooser> choosers(static_cast<size_t>(sequences.size()));
+    for (int64_t i = 0; i < sequences.size(); ++i) {
+        if (sequences[i].is_none()) continue;
+        Items one(sequences[i]);
+        require(one.size() == 4, "not what a token is chosen by");
+        SamplingParams params = std::apply([](auto... each) { return SamplingParams{each...}; },
+                                           nb::cast<ParamsGiven>(one[0]));
+        const Numbers history = params.has_penalties() ? numbers_of(one[2]) : Numbers{};
+        choosers[static_cast<size_t>(i)] =
+            Chooser(std::move(params), nb::cast<uint64_t>(one[1]), history, one.number(3));
+    }
+    return choosers;
+}
+
+// All of a step whose sequences' tokens follow from their logits and the tokens before, and of the steps after it.
+class PlainStep {
   public:
-    GreedyStep(nb::object forward, nb::object logits, int64_t hidden_width, int64_t vocab_size, int64_t block_size)
+    PlainStep(nb::object forward, nb::object logits, int64_t hidden_width, int64_t vocab_size, int64_t block_size)
         : forward_(std::move(forward)),
           logits_(std::move(logits)),
           hidden_width_(hidden_width),
@@ -171,11 +193,14 @@ class GreedyStep {
     // the first has such a logprob.
     std::tuple<std::vector<std::vector<Token>>, double> run(nb::handle token_ids, nb::handle starts,
                                                             nb::handle block_tables, nb::handle cross_lens,
-                                                            nb::handle cross_tables, int64_t max_steps,
-                                                            const Numbers& stop_token_ids, int news_file) {
+                                                            nb::handle cross_tables, nb::handle choosers,
+                                                            int64_t max_steps, const Numbers& stop_token_ids,
+                                                            int news_file) {
         PackedTokens tokens(token_ids, starts, block_tables, block_size_);
         const auto count = static_cast<int64_t>(tokens.row_starts.size()) - 1;
         require(max_steps == 1 || tokens.row_starts.back() == count, "several steps of more than one token");
+        Choice choice{choosers_of(choosers), tokens.kv_lens};
+        require(static_cast<int64_t>(choice.choosers.size()) == count, "lists of unequal lengths");
         PackedSequences self(tokens.row_starts, std::move(tokens.kv_lens), block_tables, block_size_, max_steps - 1);
         Numbers lens = numbers_of(cross_lens);
         Numbers cross_starts = lens.empty() ? Numbers{0} : tokens.row_starts;
@@ -191,13 +216,13 @@ class GreedyStep {
         std::vector<std::vector<Token>> found;
         nb::gil_scoped_release released;
         while (true) {
-            std::vector<Token> step = likeliest(pass, inputs, tokens.row_starts);
+            std::vector<Token> step = next_tokens(pass, inputs, tokens.row_starts, choice);
             if (fails(step)) break;
             found.push_back(std::move(step));
             if (static_cast<int64_t>(found.size()) == max_steps || stops(found.back(), stop_token_ids) ||
                 has_news(news_file))
                 break;
-            go_on(found.back(), &tokens, &self);
+            go_on(found.back(), &tokens, &self, &choice);
         }
         return {std::move(found), pass.choosing_s};
     }
@@ -209,7 +234,14 @@ class GreedyStep {
         double choosing_s = 0.0;
     };
 
-    std::vector<Token> likeliest(Pass& pass, Inputs& inputs, const Numbers& row_starts) const {
+    // One of each sequence.
+    struct Choice {
+        std::vector<Chooser> choosers;
+        Numbers positions;  // where the next token will be
+    };
+
+    std::vector<Token> next_tokens(
+        Pass& pass, Inputs& inputs, const Numbers& row_starts, const Choice& choice) const {
         using Clock = std::chrono::steady_clock;
         const auto count = static_cast<int64_t>(row_starts.size()) - 1;
         const bool narrows = pass.forward.narrows();
@@ -231,8 +263,8 @@ class GreedyStep {
         pass.to_logits.run(last);
         const Clock::time_point begin = Clock::now();
         std::vector<Token> found;
-        const std::vector<double> greedy(static_cast<size_t>(count), -1.0);
-        for (const Chosen& each : choose({pass.logits.get(), vocab_size_, vocab_size_}, greedy))
+        const LogitRows logits{pass.logits.get(), vocab_size_, vocab_size_};
+        for (const Chosen& each : choose_next(logits, choice.choosers, choice.positions))
             found.emplace_back(each.id, each.logprob);
         pass.choosing_s += std::chrono::duration<double>(Clock::now() - begin).count();
         return found;
@@ -249,10 +281,12 @@ class GreedyStep {
     }
 
     // What was found is what the next step runs.
-    void go_on(const std::vector<Token>& found, PackedTokens* tokens, PackedSequences* self) const {
+    void go_on(const std::vector<Token>& found, PackedTokens* tokens, PackedSequences* self, Choice* choice) const {
         for (size_t i = 0; i < found.size(); ++i) {
             const int64_t position = ++tokens->positions[i];
             tokens->ids[i] = std::get<0>(found[i]);
+            choice->choosers[i].add(tokens->ids[i]);
+            ++choice->positions[i];
             tokens->slots[i] =
                 self->block(static_cast<int64_t>(i), position / block_size_) * block_size_ + position % block_size_;
         }
@@ -276,11 +310,11 @@ void bind_step(nb::module_& module) {
         .def_prop_ro("given", &given);
     module.def("pack_tokens", &pack_tokens, "token_ids"_a, "starts"_a, "block_tables"_a, "block_size"_a, "out"_a,
                "num_tokens"_a);
-    nb::class_<GreedyStep>(module, "GreedyStep")
+    nb::class_<PlainStep>(module, "PlainStep")
         .def(nb::init<nb::object, nb::object, int64_t, int64_t, int64_t>(), "forward"_a, "logits"_a, "hidden_width"_a,
              "vocab_size"_a, "block_size"_a)
-        .def("run", &GreedyStep::run, "token_ids"_a, "starts"_a, "block_tables"_a, "cross_lens"_a, "cross_tables"_a,
-             "max_steps"_a, "stop_token_ids"_a, "news_file"_a);
+        .def("run", &PlainStep::run, "token_ids"_a, "starts"_a, "block_tables"_a, "cross_lens"_a, "cross_tables"_a,
+             "choosers"_a, "max_steps"_a, "stop_token_ids"_a, "news_file"_a);
 }
 
 }  // namespace segue

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
+#include <utility>
 
 #include "kernels.h"
 #include "team.h"
@@ -80,9 +82,29 @@ class Row {
         return chunks[static_cast<size_t>(count - 1)];
     }
 
-    void masses(const std::vector<float>& logits, std::vector<int64_t>* masses) const {
-        masses->resize(logits.size());
-        table_.masses(logits.data(), static_cast<int64_t>(logits.size()), peak_, unit_, masses->data());
+    // visit(logit) for those of the chunks of which one is at least `least`.
+    template <class Visit>
+    void each(float least, const Visit& visit) const {
+        for (size_t chunk = 0; chunk < largest_.size(); ++chunk)
+            if (largest_[chunk] >= least) std::for_each(begin_of(chunk), end_of(chunk), visit);
+    }
+
+    // visit(logit, mass) for the same.
+    template <class Visit>
+    void each_mass(float least, const Visit& visit) const {
+        int64_t masses[logit_chunk];
+        for (size_t chunk = 0; chunk < largest_.size(); ++chunk) {
+            if (largest_[chunk] < least) continue;
+            const float *begin = begin_of(chunk), *end = end_of(chunk);
+            table_.masses(begin, end - begin, peak_, unit_, masses);
+            for (const float* x = begin; x != end; ++x) visit(*x, masses[x - begin]);
+        }
+    }
+
+    int64_t mass(float logit) const {
+        int64_t mass;
+        table_.masses(&logit, 1, peak_, unit_, &mass);
+        return mass;
     }
 
     void drop_below(float least) const { table_.drop_below(x_, size_, least); }
@@ -135,6 +157,56 @@ Chosen largest(float* logits, int64_t size, const Sum* pieces) {
     return {std::find(from, logits + size, best->peak) - logits, 0.0f - log_total, best->peak, log_total};
 }
 
+// The smallest mass, at least 1, that is `share` of `total` or more.
+int64_t reach(int64_t total, double share) {
+    return std::max<int64_t>(static_cast<int64_t>(std::ceil(static_cast<double>(total) * share)), 1);
+}
+
+// Of the logits that a target reaches, the last, and those that tie with it.
+struct Edge {
+    float logit;
+    int64_t mass;    // of one
+    int64_t count;   // of all that tie
+    int64_t before;  // the mass of what comes before them
+};
+
+// Where the masses of logits add up to `target`, which is at least 1 and no more than their total: in the order of
+// key_of(logit), along which distance_of(logit) does not fall. The masses of equal parts of the distances are added up, so
+// that only the logits of one part are sorted. Looks as far as `depth`, and into chunks that reach `least`, which hold all
+// logits so near; none: the target lies further.
+template <class DistanceOf, class KeyOf>
+std::optional<Edge> edge_of(const Row& row, int64_t target, float depth, float least, const DistanceOf& distance_of,
+                            const KeyOf& key_of) {
+    constexpr int num_parts = 2048;
+    const float parts_a_unit = static_cast<float>(num_parts) / depth;
+    const auto part_of = [&](float logit) {
+        const float part = distance_of(logit) * parts_a_unit;
+        return part < static_cast<float>(num_parts) ? static_cast<int>(part) : num_parts;  // infinite ones too
+    };
+    std::vector<int64_t> masses(num_parts + 1);
+    row.each_mass(least, [&](float logit, int64_t mass) { masses[static_cast<size_t>(part_of(logit))] += mass; });
+    int part = 0;
+    int64_t before = 0;
+    for (; part < num_parts && before + masses[static_cast<size_t>(part)] < target; ++part)
+        before += masses[static_cast<size_t>(part)];
+    if (part == num_parts && least > -infinity) return std::nullopt;
+    std::vector<std::pair<float, float>> found;  // keys and logits
+    row.each(least, [&](float logit) {
+        if (part_of(logit) == part) found.emplace_back(key_of(logit), logit);
+    });
+    std::sort(found.begin(), found.end());
+    for (size_t begin = 0, end = 0;; begin = end) {
+        int64_t together = 0, mass = 0;
+        for (; end < found.size() && found[end].first == found[begin].first; ++end)
+            together += mass = row.mass(found[end].second);
+        if (before + together >= target || end == found.size())
+            return Edge{found[begin].second, mass, static_cast<int64_t>(end - begin), before};
+        before += together;
+    }
+}
+
+}  // namespace
+
 void keep_top_k(float* logits, int64_t size, int64_t limit) {
     Row row(logits, size);
     if (std::isnan(row.peak())) return;
@@ -144,41 +216,36 @@ void keep_top_k(float* logits, int64_t size, int64_t limit) {
     row.drop_below(best[static_cast<size_t>(limit - 1)]);
 }
 
-// `best`, descending, holds every logit from its last one up: where do their masses reach `target`?
-// Drops what is below; false: they do not.
-bool cut_at(const Row& row, const std::vector<float>& best, int64_t target) {
-    std::vector<int64_t> masses;
-    row.masses(best, &masses);
-    size_t i = 0;
-    int64_t sum = 0;
-    while (i < best.size() && sum + masses[i] < target) sum += masses[i++];
-    if (i == best.size()) return false;
-    float edge = best[i];
-    auto first = std::lower_bound(best.begin(), best.end(), edge, std::greater<float>());
-    auto last = std::upper_bound(best.begin(), best.end(), edge, std::greater<float>());
-    int64_t before = 0;
-    for (auto each = best.begin(); each != first; ++each) before += masses[static_cast<size_t>(each - best.begin())];
-    int64_t one = std::max<int64_t>(masses[i], 1), needed = std::max<int64_t>((target - before + one - 1) / one, 1);
-    row.drop_below(edge);
-    row.drop_first(edge, (last - first) - needed);
-    return true;
-}
-
 void keep_top_p(float* logits, int64_t size, double share) {
     Row row(logits, size);
     if (!std::isfinite(row.peak())) return;
-    double reached = std::ceil(static_cast<double>(row.total()) * share);
-    int64_t target = std::max<int64_t>(static_cast<int64_t>(reached), 1);
-    std::vector<float> best;
-    // Most of the mass is near the peak: sort no more than needed.
-    for (float depth : {4.0f, 8.0f, 16.0f, 64.0f}) {
-        row.collect(row.peak() - depth, &best);
-        std::sort(best.begin(), best.end(), std::greater<float>());
-        if (cut_at(row, best, target)) return;
-    }
+    const int64_t total = row.total(), target = std::min(reach(total, share), total);
+    const auto distance_of = [&](float logit) { return row.peak() - logit; };
+    const auto key_of = [](float logit) { return -logit; };
+    // Most of the mass is near the peak.
+    std::optional<Edge> edge = edge_of(row, target, 8.0f, row.peak() - 8.0f, distance_of, key_of);
+    if (!edge) edge = edge_of(row, target, 64.0f, -infinity, distance_of, key_of);
+    const int64_t one = std::max<int64_t>(edge->mass, 1);
+    row.drop_below(edge->logit);
+    row.drop_first(edge->logit, edge->count - std::max<int64_t>((target - edge->before + one - 1) / one, 1));
 }
 
-}  // namespace
+void keep_typical(float* logits, int64_t size, double share) {
+    Row row(logits, size);
+    if (!std::isfinite(row.peak())) return;
+    // A mass of 0 times a finite distance is 0; times infinity it would be NaN.
+    int64_t moments = 0;
+    row.each_mass(-infinity, [&](float logit, int64_t mass) {
+        moments += static_cast<int64_t>(static_cast<float>(mass) * std::min(row.peak() - logit, 1e30f));
+    });
+    const int64_t total = row.total();
+    const auto mean = static_cast<float>(static_cast<double>(moments) / static_cast<double>(total));
+    const auto score_of = [&](float logit) { return std::fabs((row.peak() - logit) - mean); };
+    const Edge found = *edge_of(row, std::min(reach(total, share), total), 64.0f, -infinity, score_of, score_of);
+    const float edge = score_of(found.logit);
+    for (int64_t i = 0; i < size; ++i)
+        if (score_of(logits[i]) > edge) logits[i] = -infinity;
+}
 
 std::vector<Chosen> choose(const LogitRows& rows, const std::vector<double>& uniforms) {
     int64_t count = static_cast<int64_t>(uniforms.size()), parts = num_pieces(rows.vocab_size);
@@ -230,6 +297,10 @@ void keep_top_k(const LogitRows& logits, const std::vector<int64_t>& rows, const
 
 void keep_top_p(const LogitRows& logits, const std::vector<int64_t>& rows, const std::vector<double>& shares) {
     keep(logits, rows, shares, [](float* x, int64_t size, double share) { keep_top_p(x, size, share); });
+}
+
+void keep_typical(const LogitRows& logits, const std::vector<int64_t>& rows, const std::vector<double>& shares) {
+    keep(logits, rows, shares, [](float* x, int64_t size, double share) { keep_typical(x, size, share); });
 }
 
 }  // namespace segue

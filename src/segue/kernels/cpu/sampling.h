@@ -50,10 +50,19 @@ std::vector<Chosen> choose(const LogitRows& rows, const std::vector<double>& uni
 // Each row's largest logit, NaN if it holds one.
 std::vector<float> peaks_of(const LogitRows& rows, int64_t count);
 
-// Row rows[i] keeps logits that are at least its limits[i]-th largest.
-void keep_top_k(const LogitRows& logits, const std::vector<int64_t>& rows, const std::vector<int64_t>& limits);
+// A row of `size` logits keeps those that are at least its limit-th largest.
+void keep_top_k(float* logits, int64_t size, int64_t limit);
 
-// Row rows[i] keeps the fewest ids that hold shares[i] of its mass; of equal logits the higher ids.
+// It keeps the fewest ids that hold `share` of its mass; of equal logits the higher ids.
+void keep_top_p(float* logits, int64_t size, double share);
+
+// It keeps the fewest ids that hold `share` of its mass of those whose distance below the peak is nearest to its mean, and
+// all that tie with the last.
+void keep_typical(float* logits, int64_t size, double share);
+
+// The same for rows[i] with limits[i] or shares[i].
+void keep_top_k(const LogitRows& logits, const std::vector<int64_t>& rows, const std::vector<int64_t>& limits);
 void keep_top_p(const LogitRows& logits, const std::vector<int64_t>& rows, const std::vector<double>& shares);
+void keep_typical(const LogitRows& logits, const std::vector<int64_t>& rows, const std::vector<double>& shares);
 
 }  // namespace segue

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segue.kernels import cpu
 
-__all__ = ["Chosen", "can_run", "choose", "keep_top_k", "keep_top_p", "peaks"]
+__all__ = ["Chosen", "can_run", "choose", "keep_top_k", "keep_top_p", "keep_typical", "peaks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +76,11 @@ def keep_top_p(logits: Tensor, rows: Sequence[int], shares: Sequence[float]) -> 
 
     assert can_run(logits), (logits.dtype, logits.shape, logits.stride())
     _native.keep_top_p(logits.data_ptr(), logits.stride(0), logits.shape[1], list(rows), list(shares))
+
+
+def keep_typical(logits: Tensor, rows: Sequence[int], shares: Sequence[float]) -> None:
+    """In place: row ``rows[i]`` keeps as few ids as hold ``shares[i]``, nearest to its mean surprise, and ties."""
+    from segue.kernels.cpu import _native
+
+    assert can_run(logits), (logits.dtype, logits.shape, logits.stride())
+    _native.keep_typical(logits.data_ptr(), logits.stride(0), logits.shape[1], list(rows), list(shares))

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from segue.kernels.cpu import sampling as native
 from segue.sampling.masses import masses, reach
 from segue.sampling.processors.base import Column
 from segue.sampling.processors.prefix import ascending_ids, boundary
@@ -25,6 +26,9 @@ class TypicalP:
         return Column.of([min(row.params.typical_p, 1.0) for row in rows], off=1.0)
 
     def apply(self, logits: Tensor, columns: Column) -> Tensor:
+        if native.can_run(logits):
+            native.keep_typical(logits, columns.rows, columns.values)
+            return logits
         part = columns.take(logits)
         peak = part.amax(-1, keepdim=True)
         weights = masses(part, peak, part.shape[-1])

@@ -1,4 +1,7 @@
-"""Greedy steps leave to others what they cannot do. That they give the same, ``parity.py`` shows for every family."""
+"""Plain steps leave to others what they cannot do, and choose tokens as the sampler does.
+
+That greedy ones give the same as other steps, ``parity.py`` shows for every family.
+"""
 
 import os
 from dataclasses import dataclass
@@ -57,11 +60,11 @@ def test_prompts_and_tokens_in_one_step(tmp_path: Path) -> None:
     runner = runner_of(LLAMA, tmp_path)
     tokens_of(runner, batch_of(sequence(1, [7, 8, 9, 10, 11, 12])))
     batch = batch_of(sequence(1, [13], 6), sequence(0, [3, 4, 5]), sequence(2, [30]))
-    assert runner.greedy_step is not None
-    greedy = runner.greedy_step.run(batch)
-    assert greedy is not None
-    runner.greedy_step = None
-    assert tokens_of(runner, batch) == {s: t.token_id for s, (t,) in zip((1, 0, 2), greedy[0], strict=True)}
+    assert runner.plain_step is not None
+    done = runner.plain_step.run(batch)
+    assert done is not None
+    runner.plain_step = None
+    assert tokens_of(runner, batch) == {s: t.token_id for s, (t,) in zip((1, 0, 2), done[0], strict=True)}
 
 
 def test_an_encoder_runs_before(tmp_path: Path) -> None:
@@ -73,7 +76,7 @@ def test_an_encoder_runs_before(tmp_path: Path) -> None:
         for cache in caches:
             assert isinstance(cache, torch.Tensor)
             cache.zero_()
-    runner.greedy_step = None
+    runner.plain_step = None
     assert tokens_of(runner, batch) == alone
 
 
@@ -81,18 +84,18 @@ def test_an_encoder_runs_before(tmp_path: Path) -> None:
     "other",
     [
         {"sampling": SamplingParams(top_n_tokens=2)},
-        {"sampling": SamplingParams(do_sample=True)},
+        {"sampling": SamplingParams(watermark=True)},
         {"needs_token": False},
         {"num_draft_tokens": 1},
     ],
-    ids=["alternatives", "sampling", "no token", "guesses"],
+    ids=["alternatives", "watermark", "no token", "guesses"],
 )
 def test_one_sequence_that_wants_more_is_enough(other: dict[str, Any], tmp_path: Path) -> None:
     runner = runner_of(LLAMA, tmp_path)
-    assert runner.greedy_step is not None
+    assert runner.plain_step is not None
     sequences = [sequence(0, [3, 4, 5]), sequence(1, [6, 7, 8], **other)]
-    assert runner.greedy_step.run(batch_of(*sequences)) is None
-    assert runner.greedy_step.run(batch_of(sequences[0])) is not None
+    assert runner.plain_step.run(batch_of(*sequences)) is None
+    assert runner.plain_step.run(batch_of(sequences[0])) is not None
     assert runner.execute(batch_of(*sequences)).errors == {}
 
 
@@ -107,6 +110,96 @@ def test_a_sequence_without_finite_logits_fails_alone(tmp_path: Path) -> None:
     assert {seq_id: token.token_id for seq_id, (token,) in output.tokens.items()} == expected
     assert output.errors.keys() == {1}
     assert torch.isfinite(values).all()
+
+
+# Choosing
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    "sample": {"do_sample": True},
+    "temperature": {"temperature": 0.6},
+    "no temperature": {"temperature": 1e-40, "do_sample": True},
+    "top_k": {"top_k": 9},
+    "top_k of all": {"top_k": 1000},
+    "top_p": {"top_p": 0.7},
+    "typical_p": {"typical_p": 0.6},
+    "repetition": {"repetition_penalty": 1.7},
+    "frequency": {"frequency_penalty": 30.0},
+    "presence": {"presence_penalty": 3.0},
+    "bias": {"logit_bias": ((11, 40.0), (3, -1.5), (1000, 3.0))},
+    "all": {
+        "temperature": 1.4,
+        "top_k": 60,
+        "top_p": 0.95,
+        "typical_p": 0.9,
+        "repetition_penalty": 1.2,
+        "frequency_penalty": -4.0,
+        "presence_penalty": -0.5,
+        "logit_bias": ((3, 1.0),),
+    },
+    "greedy": {},
+}
+NUM_CHOICES = 20
+
+
+def chosen_by(
+    runner: ModelRunner, seeds: list[int], max_steps: int, together: list[str]
+) -> list[list[tuple[int, float]]]:
+    """[sequences] (id, logprob) of ``NUM_CHOICES`` tokens each, ``max_steps`` at a time, all in one batch."""
+    texts = [[7 + i, 8, 9, 7 + i, 200][: 4 + (i == 0)] for i in range(len(together))]
+    found: list[list[tuple[int, float]]] = [[] for _ in together]
+    while len(found[0]) < NUM_CHOICES:
+        num_new = len(found[0])
+        sequences = [
+            sequence(
+                i,
+                text if num_new == 0 else text[-1:],
+                0 if num_new == 0 else len(text) - 1,
+                sampling=SamplingParams(**ASKED[name]),
+                history=text,
+                num_prompt_tokens=len(text) - num_new,
+                seed=seed,
+                block_table=list(range(7 * i, 7 * i + 7)),
+            )
+            for i, (text, seed, name) in enumerate(zip(texts, seeds, together, strict=True))
+        ]
+        steps = min(max_steps, NUM_CHOICES - num_new) if num_new else 1
+        output = runner.execute(batch_of(*sequences, max_steps=steps))
+        assert output.errors == {}
+        assert output.num_steps == steps
+        for i, text in enumerate(texts):
+            text += [token.token_id for token in output.tokens[i]]
+            found[i] += [(token.token_id, token.logprob) for token in output.tokens[i]]
+    return found
+
+
+@pytest.fixture(scope="module")
+def chooser(tmp_path_factory: pytest.TempPathFactory) -> ModelRunner:
+    """Its head is large, so that some tokens are likelier than others."""
+    torch.manual_seed(3)
+    runner = runner_of(
+        LlamaConfig(vocab_size=201, hidden_size=32, intermediate_size=48, **SIZES), tmp_path_factory.mktemp("model")
+    )
+    with torch.no_grad():
+        for name, parameter in recorded(runner.model).named_parameters():
+            if "lm_head" in name:
+                parameter.mul_(8)
+    return runner
+
+
+@pytest.mark.parametrize("name", list(ASKED))
+def test_tokens_are_those_of_the_sampler(name: str, chooser: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step at a time by the sampler; in one batch with others and several steps at a time by itself."""
+    others = ["all", "greedy", "sample"]
+    ahead = chosen_by(chooser, [2**64 - 5, 1, 2, 3], 7, [name, *others])
+    single = chosen_by(chooser, [2**64 - 5, 1, 2, 3], 1, [name, *others])
+    monkeypatch.setattr(chooser, "plain_step", None)
+    expected = chosen_by(chooser, [2**64 - 5, 1, 2, 3], 1, [name, *others])
+    assert ahead == expected
+    assert single == expected
+    if name != "greedy":
+        plain = chosen_by(chooser, [0], 1, ["greedy"])
+        assert ahead[0] != plain[0], "it changed nothing"
 
 
 # Several steps
