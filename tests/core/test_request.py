@@ -16,10 +16,10 @@ CHANGES_THE_CHOICE: dict[str, Any] = {
     "frequency_penalty": -0.5,
     "presence_penalty": 0.5,
     "logit_bias": ((1, 2.0),),
+    "top_n_tokens": 1,
 }
 ASKS_FOR_MORE: dict[str, Any] = {
     "watermark": True,
-    "top_n_tokens": 1,
     "prompt_logprobs": True,
     "grammar": Grammar("regex", "a"),
 }

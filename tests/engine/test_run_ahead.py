@@ -92,7 +92,7 @@ def test_an_end_that_is_to_be_ignored_ends_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "sampling", [SamplingParams(watermark=True), SamplingParams(top_n_tokens=2)], ids=["watermark", "alternatives"]
+    "sampling", [SamplingParams(watermark=True), SamplingParams(prompt_logprobs=True)], ids=["watermark", "prompt"]
 )
 def test_one_request_that_wants_more_is_enough(sampling: SamplingParams) -> None:
     engine, runner = engine_of()
@@ -104,7 +104,7 @@ def test_one_request_that_wants_more_is_enough(sampling: SamplingParams) -> None
 
 def test_sampled_requests_go_on_too() -> None:
     engine, runner = engine_of()
-    sampling = SamplingParams(do_sample=True, temperature=0.7, top_p=0.9, repetition_penalty=1.1)
+    sampling = SamplingParams(do_sample=True, temperature=0.7, top_p=0.9, repetition_penalty=1.1, top_n_tokens=2)
     engine.add(make_request(0, max_new_tokens=9, sampling=sampling))
     engine.add(make_request(1, max_new_tokens=9))
     steps_of(engine)

@@ -28,6 +28,9 @@ ASKED = {
     "top_p of one": {"do_sample": True, "top_p": 1e-9},
     "typical_p": {"do_sample": True, "typical_p": 0.6},
     "typical_p of nearly all": {"do_sample": True, "typical_p": 0.9999},
+    "alternatives": {"top_n_tokens": 5},
+    "alternatives of few": {"do_sample": True, "top_k": 3, "top_n_tokens": 9},
+    "many alternatives": {"top_n_tokens": 20},
     "both": {"do_sample": True, "top_k": 50, "top_p": 0.9, "temperature": 0.7},
     "all": {"do_sample": True, "top_k": 200, "top_p": 0.95, "typical_p": 0.9, "repetition_penalty": 1.3},
 }

@@ -15,6 +15,7 @@ from parity import BLOCK_SIZE, recorded, save_random_model
 from transformers import LlamaConfig, T5Config
 
 from segue.core.batch import EncoderInput, ScheduledBatch, ScheduledSequence, StepOutput
+from segue.core.output import TokenOutput
 from segue.core.request import SamplingParams
 from segue.runner.build import build_runner
 from segue.runner.config import RunnerConfig
@@ -83,12 +84,12 @@ def test_an_encoder_runs_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        {"sampling": SamplingParams(top_n_tokens=2)},
         {"sampling": SamplingParams(watermark=True)},
+        {"sampling": SamplingParams(prompt_logprobs=True)},
         {"needs_token": False},
         {"num_draft_tokens": 1},
     ],
-    ids=["alternatives", "watermark", "no token", "guesses"],
+    ids=["watermark", "prompt", "no token", "guesses"],
 )
 def test_one_sequence_that_wants_more_is_enough(other: dict[str, Any], tmp_path: Path) -> None:
     runner = runner_of(LLAMA, tmp_path)
@@ -136,18 +137,19 @@ ASKED: dict[str, dict[str, Any]] = {
         "frequency_penalty": -4.0,
         "presence_penalty": -0.5,
         "logit_bias": ((3, 1.0),),
+        "top_n_tokens": 7,
     },
+    "alternatives": {"top_n_tokens": 3},
+    "alternatives of few": {"top_k": 2, "top_n_tokens": 5},
     "greedy": {},
 }
 NUM_CHOICES = 20
 
 
-def chosen_by(
-    runner: ModelRunner, seeds: list[int], max_steps: int, together: list[str]
-) -> list[list[tuple[int, float]]]:
-    """[sequences] (id, logprob) of ``NUM_CHOICES`` tokens each, ``max_steps`` at a time, all in one batch."""
+def chosen_by(runner: ModelRunner, seeds: list[int], max_steps: int, together: list[str]) -> list[list[TokenOutput]]:
+    """[sequences] ``NUM_CHOICES`` tokens each, ``max_steps`` at a time, all in one batch."""
     texts = [[7 + i, 8, 9, 7 + i, 200][: 4 + (i == 0)] for i in range(len(together))]
-    found: list[list[tuple[int, float]]] = [[] for _ in together]
+    found: list[list[TokenOutput]] = [[] for _ in together]
     while len(found[0]) < NUM_CHOICES:
         num_new = len(found[0])
         sequences = [
@@ -169,7 +171,7 @@ def chosen_by(
         assert output.num_steps == steps
         for i, text in enumerate(texts):
             text += [token.token_id for token in output.tokens[i]]
-            found[i] += [(token.token_id, token.logprob) for token in output.tokens[i]]
+            found[i] += output.tokens[i]
     return found
 
 

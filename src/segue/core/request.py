@@ -45,18 +45,19 @@ class SamplingParams:
 
     @property
     def is_plain(self) -> bool:
-        """Whether a token follows from its logits and the tokens before it, and no more than its logprob is wanted."""
-        return not (self.watermark or self.top_n_tokens or self.prompt_logprobs or self.grammar is not None)
+        """Whether a token and its alternatives follow from its logits and the tokens before it, and are all."""
+        return not (self.watermark or self.prompt_logprobs or self.grammar is not None)
 
     @property
     def takes_likeliest(self) -> bool:
-        """Of what is plain, whether that token is the likeliest by the model's own logits."""
+        """Of what is plain, whether it is the likeliest token by the model's own logits, without alternatives."""
         return not (
             self.is_sampling
             or self.repetition_penalty != 1.0
             or self.frequency_penalty
             or self.presence_penalty
             or self.logit_bias
+            or self.top_n_tokens
         )
 
 

@@ -65,5 +65,6 @@ def _chooser(sequence: ScheduledSequence) -> tuple[object, ...] | None:
         params.frequency_penalty,
         params.presence_penalty,
         params.logit_bias,
+        params.top_n_tokens,
     )
     return given, sequence.seed, sequence.history, sequence.num_prompt_tokens

@@ -122,14 +122,9 @@ def _sample_natively(
     uniforms = [uniform(row.seed, row.position) if row.params.is_sampling else -1.0 for row in rows]
     chosen = native.choose(processed, uniforms)
     peaks = chosen.peaks if processed is logits else native.peaks(logits)
-    top_tokens: dict[int, tuple[tuple[int, float], ...]] = {}
-    if any(row.params.top_n_tokens > 0 for row in rows):
-        bounds = torch.tensor([chosen.peaks, chosen.log_totals]).unsqueeze(-1)
-        top = TopTokens.of((processed - bounds[0]).sub_(bounds[1]), rows)
-        top_tokens = {} if top is None else top.unpack(top.pack().tolist())
+    alternatives = native.likeliest(processed, [row.params.top_n_tokens for row in rows], chosen)
     return [
-        _output(i, token_id, logprob, peak, top_tokens.get(i, ()))
-        for i, (token_id, logprob, peak) in enumerate(zip(chosen.ids, chosen.logprobs, peaks, strict=True))
+        _output(i, *given) for i, given in enumerate(zip(chosen.ids, chosen.logprobs, peaks, alternatives, strict=True))
     ]
 
 

@@ -34,5 +34,6 @@ void bind_program(nanobind::module_& module);
 void bind_rows(nanobind::module_& module);
 void bind_sampling(nanobind::module_& module);
 void bind_step(nanobind::module_& module);
+void bind_plain_step(nanobind::module_& module);
 
 }  // namespace segue

@@ -72,8 +72,13 @@ void Chooser::process(float* logits, int64_t vocab_size) const {
     if (params_.typical_p < 1.0) keep_typical(logits, vocab_size, params_.typical_p);
 }
 
-std::vector<Chosen> choose_next(const LogitRows& rows, const std::vector<Chooser>& choosers,
-                                const std::vector<int64_t>& positions) {
+Alternatives Chooser::alternatives(float* logits, int64_t vocab_size, const Chosen& chosen) const {
+    if (params_.top_n_tokens == 0) return {};
+    return likeliest(logits, vocab_size, params_.top_n_tokens, chosen);
+}
+
+std::vector<NextToken> choose_next(const LogitRows& rows, const std::vector<Chooser>& choosers,
+                                   const std::vector<int64_t>& positions) {
     std::vector<int64_t> changing;
     std::vector<double> uniforms;
     for (size_t i = 0; i < choosers.size(); ++i) {
@@ -88,7 +93,13 @@ std::vector<Chosen> choose_next(const LogitRows& rows, const std::vector<Chooser
                 choosers[static_cast<size_t>(row)].process(rows.data + row * rows.stride, rows.vocab_size);
             }
         });
-    return choose(rows, uniforms);
+    std::vector<NextToken> found;
+    for (const Chosen& each : choose(rows, uniforms)) {
+        const size_t row = found.size();
+        float* logits = rows.data + static_cast<int64_t>(row) * rows.stride;
+        found.push_back({each.id, each.logprob, choosers[row].alternatives(logits, rows.vocab_size, each)});
+    }
+    return found;
 }
 
 }  // namespace segue

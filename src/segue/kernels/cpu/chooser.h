@@ -18,6 +18,7 @@ struct SamplingParams {
     int64_t top_k = 0;
     double top_p = 1.0, typical_p = 1.0, repetition_penalty = 1.0, frequency_penalty = 0.0, presence_penalty = 0.0;
     std::vector<std::pair<int64_t, double>> logit_bias;
+    int64_t top_n_tokens = 0;
 
     bool changes_logits() const { return is_sampling || has_penalties() || !logit_bias.empty(); }
     bool has_penalties() const {
@@ -34,6 +35,9 @@ class Chooser {
 
     bool changes_logits() const { return params_.changes_logits(); }
     void process(float* logits, int64_t vocab_size) const;
+
+    // Of processed logits, of which `chosen` was found: those that are asked for.
+    Alternatives alternatives(float* logits, int64_t vocab_size, const Chosen& chosen) const;
 
     // The random number of the token at `position`; negative where the largest logit is to be taken.
     double uniform(int64_t position) const;
@@ -54,8 +58,14 @@ class Chooser {
     int64_t length_ = 0;
 };
 
-// The token of each row, which `choosers` change; positions[i] is where the i-th will be in its sequence.
-std::vector<Chosen> choose_next(const LogitRows& rows, const std::vector<Chooser>& choosers,
-                                const std::vector<int64_t>& positions);
+struct NextToken {
+    int64_t id;
+    float logprob;
+    Alternatives alternatives;
+};
+
+// One of each row, which `choosers` change; positions[i] is where the i-th will be in its sequence.
+std::vector<NextToken> choose_next(const LogitRows& rows, const std::vector<Chooser>& choosers,
+                                   const std::vector<int64_t>& positions);
 
 }  // namespace segue

@@ -23,5 +23,6 @@ NB_MODULE(_native, module) {
     segue::bind_attention(module);
     segue::bind_sampling(module);
     segue::bind_step(module);
+    segue::bind_plain_step(module);
     segue::bind_program(module);
 }

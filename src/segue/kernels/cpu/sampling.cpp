@@ -74,6 +74,18 @@ class Row {
         }
     }
 
+    // The ids of the logits that `holds`, which holds for every larger one too.
+    template <class Holds>
+    Alternatives ids_where(const Holds& holds) const {
+        Alternatives found;
+        for (size_t chunk = 0; chunk < largest_.size(); ++chunk) {
+            if (!holds(largest_[chunk])) continue;
+            for (const float* x = begin_of(chunk); x != end_of(chunk); ++x)
+                if (holds(*x)) found.emplace_back(x - x_, 0.0f);
+        }
+        return found;
+    }
+
     // A number that at least `count` logits reach.
     float reached_by(int64_t count) const {
         if (count > static_cast<int64_t>(largest_.size())) return -infinity;
@@ -101,10 +113,13 @@ class Row {
         }
     }
 
-    int64_t mass(float logit) const {
-        int64_t mass;
-        table_.masses(&logit, 1, peak_, unit_, &mass);
-        return mass;
+    // Of the logits beside keys.
+    std::vector<int64_t> masses_of(const std::vector<std::pair<float, float>>& found) const {
+        std::vector<float> logits;
+        for (const auto& [key, logit] : found) logits.push_back(logit);
+        std::vector<int64_t> masses(logits.size());
+        table_.masses(logits.data(), static_cast<int64_t>(logits.size()), peak_, unit_, masses.data());
+        return masses;
     }
 
     void drop_below(float least) const { table_.drop_below(x_, size_, least); }
@@ -173,7 +188,9 @@ struct Edge {
 // Where the masses of logits add up to `target`, which is at least 1 and no more than their total: in the order of
 // key_of(logit), along which distance_of(logit) does not fall. The masses of equal parts of the distances are added up, so
 // that only the logits of one part are sorted. Looks as far as `depth`, and into chunks that reach `least`, which hold all
-// logits so near; none: the target lies further.
+// logits so near; none: the target lies further. No mass is further than deepest.
+constexpr float deepest = 64.0f;
+
 template <class DistanceOf, class KeyOf>
 std::optional<Edge> edge_of(const Row& row, int64_t target, float depth, float least, const DistanceOf& distance_of,
                             const KeyOf& key_of) {
@@ -189,18 +206,18 @@ std::optional<Edge> edge_of(const Row& row, int64_t target, float depth, float l
     int64_t before = 0;
     for (; part < num_parts && before + masses[static_cast<size_t>(part)] < target; ++part)
         before += masses[static_cast<size_t>(part)];
-    if (part == num_parts && least > -infinity) return std::nullopt;
+    if (part == num_parts && depth < deepest) return std::nullopt;
     std::vector<std::pair<float, float>> found;  // keys and logits
     row.each(least, [&](float logit) {
         if (part_of(logit) == part) found.emplace_back(key_of(logit), logit);
     });
     std::sort(found.begin(), found.end());
+    const std::vector<int64_t> of_found = row.masses_of(found);
     for (size_t begin = 0, end = 0;; begin = end) {
-        int64_t together = 0, mass = 0;
-        for (; end < found.size() && found[end].first == found[begin].first; ++end)
-            together += mass = row.mass(found[end].second);
+        int64_t together = 0;
+        for (; end < found.size() && found[end].first == found[begin].first; ++end) together += of_found[end];
         if (before + together >= target || end == found.size())
-            return Edge{found[begin].second, mass, static_cast<int64_t>(end - begin), before};
+            return Edge{found[begin].second, of_found[begin], static_cast<int64_t>(end - begin), before};
         before += together;
     }
 }
@@ -216,6 +233,24 @@ void keep_top_k(float* logits, int64_t size, int64_t limit) {
     row.drop_below(best[static_cast<size_t>(limit - 1)]);
 }
 
+Alternatives likeliest(float* logits, int64_t size, int64_t count, const Chosen& chosen) {
+    Row row(logits, size);
+    if (std::isnan(chosen.logprob)) return {};
+    const auto logprob_of = [&](float logit) { return (logit - chosen.peak) - chosen.log_total; };
+    count = std::min(count, size);
+    std::vector<float> best;
+    row.collect(row.reached_by(count), &best);
+    std::nth_element(best.begin(), best.begin() + count - 1, best.end(), std::greater<float>());
+    const float least =
+        std::max(logprob_of(best[static_cast<size_t>(count - 1)]), std::numeric_limits<float>::lowest());
+    Alternatives found = row.ids_where([&](float logit) { return logprob_of(logit) >= least; });
+    for (auto& [id, logprob] : found) logprob = logprob_of(logits[id]);
+    std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
+        return a.second != b.second ? a.second > b.second : a.first < b.first;
+    });
+    return found;
+}
+
 void keep_top_p(float* logits, int64_t size, double share) {
     Row row(logits, size);
     if (!std::isfinite(row.peak())) return;
@@ -224,7 +259,7 @@ void keep_top_p(float* logits, int64_t size, double share) {
     const auto key_of = [](float logit) { return -logit; };
     // Most of the mass is near the peak.
     std::optional<Edge> edge = edge_of(row, target, 8.0f, row.peak() - 8.0f, distance_of, key_of);
-    if (!edge) edge = edge_of(row, target, 64.0f, -infinity, distance_of, key_of);
+    if (!edge) edge = edge_of(row, target, deepest, -infinity, distance_of, key_of);
     const int64_t one = std::max<int64_t>(edge->mass, 1);
     row.drop_below(edge->logit);
     row.drop_first(edge->logit, edge->count - std::max<int64_t>((target - edge->before + one - 1) / one, 1));
@@ -241,10 +276,12 @@ void keep_typical(float* logits, int64_t size, double share) {
     const int64_t total = row.total();
     const auto mean = static_cast<float>(static_cast<double>(moments) / static_cast<double>(total));
     const auto score_of = [&](float logit) { return std::fabs((row.peak() - logit) - mean); };
-    const Edge found = *edge_of(row, std::min(reach(total, share), total), 64.0f, -infinity, score_of, score_of);
-    const float edge = score_of(found.logit);
-    for (int64_t i = 0; i < size; ++i)
-        if (score_of(logits[i]) > edge) logits[i] = -infinity;
+    const int64_t target = std::min(reach(total, share), total);
+    std::optional<Edge> found = edge_of(row, target, 8.0f, -infinity, score_of, score_of);
+    if (!found) found = edge_of(row, target, deepest, -infinity, score_of, score_of);
+    const float edge = score_of(found->logit);
+    // Without a branch, which a flat row would have guessed wrong for every third logit.
+    for (int64_t i = 0; i < size; ++i) logits[i] = score_of(logits[i]) > edge ? -infinity : logits[i];
 }
 
 std::vector<Chosen> choose(const LogitRows& rows, const std::vector<double>& uniforms) {

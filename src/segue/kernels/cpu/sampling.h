@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace segue {
@@ -59,6 +60,12 @@ void keep_top_p(float* logits, int64_t size, double share);
 // It keeps the fewest ids that hold `share` of its mass of those whose distance below the peak is nearest to its mean, and
 // all that tie with the last.
 void keep_typical(float* logits, int64_t size, double share);
+
+using Alternatives = std::vector<std::pair<int64_t, float>>;  // ids and logprobs
+
+// The `count` likeliest of a row of which `chosen` was found: the best first, of equals the lower id. With all that tie with
+// the last; without those that have no probability.
+Alternatives likeliest(float* logits, int64_t size, int64_t count, const Chosen& chosen);
 
 // The same for rows[i] with limits[i] or shares[i].
 void keep_top_k(const LogitRows& logits, const std::vector<int64_t>& rows, const std::vector<int64_t>& limits);

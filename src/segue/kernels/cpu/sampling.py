@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segue.kernels import cpu
 
-__all__ = ["Chosen", "can_run", "choose", "keep_top_k", "keep_top_p", "keep_typical", "peaks"]
+__all__ = ["Chosen", "can_run", "choose", "keep_top_k", "keep_top_p", "keep_typical", "likeliest", "peaks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,20 @@ def choose(logits: Tensor, uniforms: Sequence[float]) -> Chosen:
     found = _native.choose(logits.data_ptr(), logits.stride(0), logits.shape[1], list(uniforms))
     ids, logprobs, peaks, log_totals = (list(column) for column in zip(*found, strict=True))
     return Chosen(ids, logprobs, peaks, log_totals)
+
+
+def likeliest(logits: Tensor, counts: Sequence[int], chosen: Chosen) -> list[tuple[tuple[int, float], ...]]:
+    """(id, logprob) of the ``counts[i]`` likeliest of each row, from which ``chosen`` came; none for 0.
+
+    The best first, the lower id first among equals; with ties at the end more, and never one without probability.
+    """
+    from segue.kernels.cpu import _native
+
+    assert can_run(logits), (logits.dtype, logits.shape, logits.stride())
+    assert len(counts) == logits.shape[0], (len(counts), logits.shape)
+    rows = list(zip(chosen.ids, chosen.logprobs, chosen.peaks, chosen.log_totals, strict=True))
+    found = _native.likeliest(logits.data_ptr(), logits.stride(0), logits.shape[1], list(counts), rows)
+    return [tuple(each) for each in found]
 
 
 def peaks(logits: Tensor) -> list[float]:
