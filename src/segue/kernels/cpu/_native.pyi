@@ -263,8 +263,8 @@ def pack_tokens(
 ) -> None: ...
 
 class PlainStep:
-    """``run``: for each step (id, logprob) of each sequence, up to the first that has NaN for one of them; the
-    seconds that choosing took."""
+    """``run``: for each step (id, logprob) of each sequence, its alternatives behind where it asked for some, up to
+    the first that has NaN for one of them; the seconds that choosing took."""
 
     def __init__(
         self, forward: Program, logits: Program, hidden_width: int, vocab_size: int, block_size: int
@@ -280,7 +280,7 @@ class PlainStep:
         max_steps: int,
         stop_token_ids: list[int],
         news_file: int,
-    ) -> tuple[list[list[tuple[int, float]]], float]: ...
+    ) -> tuple[list[list[tuple[int, float] | tuple[int, float, tuple[tuple[int, float], ...]]]], float]: ...
 
 def choose(
     logits: int, stride: int, vocab_size: int, uniforms: list[float]

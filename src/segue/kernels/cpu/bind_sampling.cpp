@@ -42,6 +42,19 @@ std::vector<Alternatives> likeliest_ids(uintptr_t logits, int64_t stride, int64_
     return found;
 }
 
+template <class Number>
+using Keep = void(const LogitRows&, const std::vector<int64_t>&, const std::vector<Number>&);
+
+// name(logits, stride, vocab_size, rows, numbers)
+template <class Number>
+void def_keep(nb::module_& module, const char* name, Keep<Number>* keep, const char* numbers) {
+    module.def(
+        name,
+        [keep](uintptr_t logits, int64_t stride, int64_t vocab_size, const std::vector<int64_t>& rows,
+               const std::vector<Number>& given) { keep(rows_at(logits, stride, vocab_size), rows, given); },
+        nb::call_guard<nb::gil_scoped_release>(), "logits"_a, "stride"_a, "vocab_size"_a, "rows"_a, nb::arg(numbers));
+}
+
 }  // namespace
 
 void bind_sampling(nb::module_& module) {
@@ -54,21 +67,9 @@ void bind_sampling(nb::module_& module) {
         },
         alone, "logits"_a, "stride"_a, "vocab_size"_a, "rows"_a);
     module.def("likeliest", &likeliest_ids, alone, "logits"_a, "stride"_a, "vocab_size"_a, "counts"_a, "chosen"_a);
-    module.def(
-        "keep_top_k",
-        [](uintptr_t logits, int64_t stride, int64_t vocab_size, const std::vector<int64_t>& rows,
-           const std::vector<int64_t>& limits) { keep_top_k(rows_at(logits, stride, vocab_size), rows, limits); },
-        alone, "logits"_a, "stride"_a, "vocab_size"_a, "rows"_a, "limits"_a);
-    module.def(
-        "keep_top_p",
-        [](uintptr_t logits, int64_t stride, int64_t vocab_size, const std::vector<int64_t>& rows,
-           const std::vector<double>& shares) { keep_top_p(rows_at(logits, stride, vocab_size), rows, shares); },
-        alone, "logits"_a, "stride"_a, "vocab_size"_a, "rows"_a, "shares"_a);
-    module.def(
-        "keep_typical",
-        [](uintptr_t logits, int64_t stride, int64_t vocab_size, const std::vector<int64_t>& rows,
-           const std::vector<double>& shares) { keep_typical(rows_at(logits, stride, vocab_size), rows, shares); },
-        alone, "logits"_a, "stride"_a, "vocab_size"_a, "rows"_a, "shares"_a);
+    def_keep<int64_t>(module, "keep_top_k", &keep_top_k, "limits");
+    def_keep<double>(module, "keep_top_p", &keep_top_p, "shares");
+    def_keep<double>(module, "keep_typical", &keep_typical, "shares");
 }
 
 }  // namespace segue

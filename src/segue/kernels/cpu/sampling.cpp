@@ -185,12 +185,12 @@ struct Edge {
     int64_t before;  // the mass of what comes before them
 };
 
+constexpr float deepest = 64.0f;  // no mass is further below the peak
+
 // Where the masses of logits add up to `target`, which is at least 1 and no more than their total: in the order of
 // key_of(logit), along which distance_of(logit) does not fall. The masses of equal parts of the distances are added up, so
 // that only the logits of one part are sorted. Looks as far as `depth`, and into chunks that reach `least`, which hold all
-// logits so near; none: the target lies further. No mass is further than deepest.
-constexpr float deepest = 64.0f;
-
+// logits so near; none: the target lies further.
 template <class DistanceOf, class KeyOf>
 std::optional<Edge> edge_of(const Row& row, int64_t target, float depth, float least, const DistanceOf& distance_of,
                             const KeyOf& key_of) {
@@ -211,6 +211,7 @@ std::optional<Edge> edge_of(const Row& row, int64_t target, float depth, float l
     row.each(least, [&](float logit) {
         if (part_of(logit) == part) found.emplace_back(key_of(logit), logit);
     });
+    if (found.empty()) return std::nullopt;
     std::sort(found.begin(), found.end());
     const std::vector<int64_t> of_found = row.masses_of(found);
     for (size_t begin = 0, end = 0;; begin = end) {
@@ -222,27 +223,27 @@ std::optional<Edge> edge_of(const Row& row, int64_t target, float depth, float l
     }
 }
 
+// The `count`-th largest, of a row without NaN.
+float largest_at(const Row& row, int64_t count) {
+    std::vector<float> best;
+    row.collect(row.reached_by(count), &best);
+    std::nth_element(best.begin(), best.begin() + count - 1, best.end(), std::greater<float>());
+    return best[static_cast<size_t>(count - 1)];
+}
+
 }  // namespace
 
 void keep_top_k(float* logits, int64_t size, int64_t limit) {
     Row row(logits, size);
-    if (std::isnan(row.peak())) return;
-    std::vector<float> best;
-    row.collect(row.reached_by(limit), &best);
-    std::nth_element(best.begin(), best.begin() + limit - 1, best.end(), std::greater<float>());
-    row.drop_below(best[static_cast<size_t>(limit - 1)]);
+    if (!std::isnan(row.peak())) row.drop_below(largest_at(row, limit));
 }
 
 Alternatives likeliest(float* logits, int64_t size, int64_t count, const Chosen& chosen) {
-    Row row(logits, size);
     if (std::isnan(chosen.logprob)) return {};
+    Row row(logits, size);
     const auto logprob_of = [&](float logit) { return (logit - chosen.peak) - chosen.log_total; };
-    count = std::min(count, size);
-    std::vector<float> best;
-    row.collect(row.reached_by(count), &best);
-    std::nth_element(best.begin(), best.begin() + count - 1, best.end(), std::greater<float>());
-    const float least =
-        std::max(logprob_of(best[static_cast<size_t>(count - 1)]), std::numeric_limits<float>::lowest());
+    const float last = logprob_of(largest_at(row, std::min(count, size)));
+    const float least = std::max(last, std::numeric_limits<float>::lowest());
     Alternatives found = row.ids_where([&](float logit) { return logprob_of(logit) >= least; });
     for (auto& [id, logprob] : found) logprob = logprob_of(logits[id]);
     std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
@@ -260,6 +261,7 @@ void keep_top_p(float* logits, int64_t size, double share) {
     // Most of the mass is near the peak.
     std::optional<Edge> edge = edge_of(row, target, 8.0f, row.peak() - 8.0f, distance_of, key_of);
     if (!edge) edge = edge_of(row, target, deepest, -infinity, distance_of, key_of);
+    if (!edge) return;
     const int64_t one = std::max<int64_t>(edge->mass, 1);
     row.drop_below(edge->logit);
     row.drop_first(edge->logit, edge->count - std::max<int64_t>((target - edge->before + one - 1) / one, 1));
@@ -279,6 +281,7 @@ void keep_typical(float* logits, int64_t size, double share) {
     const int64_t target = std::min(reach(total, share), total);
     std::optional<Edge> found = edge_of(row, target, 8.0f, -infinity, score_of, score_of);
     if (!found) found = edge_of(row, target, deepest, -infinity, score_of, score_of);
+    if (!found) return;
     const float edge = score_of(found->logit);
     // Without a branch, which a flat row would have guessed wrong for every third logit.
     for (int64_t i = 0; i < size; ++i) logits[i] = score_of(logits[i]) > edge ? -infinity : logits[i];
