@@ -33,7 +33,7 @@ BLOCK_SIZE = 4
 
 @dataclass
 class Recorder:
-    """A runner that also keeps the logits row behind every token, and runs what it can as a greedy step too."""
+    """A runner that also keeps the logits row behind every token, and runs what it can as a plain step too."""
 
     runner: ModelRunner
     logits: dict[int, list[torch.Tensor]] = field(default_factory=dict)
@@ -58,9 +58,9 @@ class Recorder:
         output = self.runner.execute(batch)
         if self.plain_step is None or output.errors:
             return output
-        greedy = self.plain_step.run(batch)
-        if greedy is not None:
-            for sequence, (token,) in zip(batch.sequences, greedy[0], strict=True):
+        done = self.plain_step.run(batch)
+        if done is not None:
+            for sequence, (token,) in zip(batch.sequences, done[0], strict=True):
                 (expected,) = output.tokens[sequence.seq_id]
                 assert token.token_id == expected.token_id
                 assert abs(token.logprob - expected.logprob) < 1e-5

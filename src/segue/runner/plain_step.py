@@ -52,19 +52,6 @@ def _is_plain(sequence: ScheduledSequence) -> bool:
 
 def _chooser(sequence: ScheduledSequence) -> tuple[object, ...] | None:
     """What the native side is told of how a token is chosen; None: the likeliest."""
-    params = sequence.sampling
-    if params.takes_likeliest:
+    if sequence.sampling.takes_likeliest:
         return None
-    given = (
-        params.is_sampling,
-        params.temperature,
-        params.top_k,
-        params.top_p,
-        params.typical_p,
-        params.repetition_penalty,
-        params.frequency_penalty,
-        params.presence_penalty,
-        params.logit_bias,
-        params.top_n_tokens,
-    )
-    return given, sequence.seed, sequence.history, sequence.num_prompt_tokens
+    return sequence.sampling, sequence.seed, sequence.history, sequence.num_prompt_tokens

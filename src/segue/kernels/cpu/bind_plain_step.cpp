@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <tuple>
+#include <type_traits>
 
 #include "aligned.h"
 #include "bind.h"
@@ -30,9 +31,24 @@ bool has_news(int file) {
     return file >= 0 && poll(&watched, 1, 0) > 0;
 }
 
-// `SamplingParams` in their order.
-using ParamsGiven = std::tuple<bool, double, int64_t, double, double, double, double, double,
-                               std::vector<std::pair<int64_t, double>>, int64_t>;
+// Of those in core/request.py.
+SamplingParams params_of(nb::handle given) {
+    SamplingParams params;
+    const auto read = [&](const char* name, auto& to) {
+        to = nb::cast<std::remove_reference_t<decltype(to)>>(given.attr(name));
+    };
+    read("is_sampling", params.is_sampling);
+    read("temperature", params.temperature);
+    read("top_k", params.top_k);
+    read("top_p", params.top_p);
+    read("typical_p", params.typical_p);
+    read("repetition_penalty", params.repetition_penalty);
+    read("frequency_penalty", params.frequency_penalty);
+    read("presence_penalty", params.presence_penalty);
+    read("logit_bias", params.logit_bias);
+    read("top_n_tokens", params.top_n_tokens);
+    return params;
+}
 
 // (id, logprob), or where alternatives are asked for (id, logprob, a tuple of these).
 nb::object token_of(const NextToken& found) {
@@ -48,8 +64,7 @@ std::vector<Chooser> choosers_of(nb::handle given) {
         if (sequences[i].is_none()) continue;
         Items one(sequences[i]);
         require(one.size() == 4, "not what a token is chosen by");
-        SamplingParams params = std::apply([](auto... each) { return SamplingParams{each...}; },
-                                           nb::cast<ParamsGiven>(one[0]));
+        SamplingParams params = params_of(one[0]);
         const Numbers history = params.has_penalties() ? numbers_of(one[2]) : Numbers{};
         choosers[static_cast<size_t>(i)] =
             Chooser(std::move(params), nb::cast<uint64_t>(one[1]), history, one.number(3));
@@ -95,7 +110,6 @@ bool fails(const Tokens& tokens) {
 struct State {
     PackedTokens tokens;
     std::vector<Chooser> choosers;
-    Numbers positions;  // of the token that comes next
     PackedSequences self, cross;
 
     int64_t count() const { return static_cast<int64_t>(choosers.size()); }
@@ -119,7 +133,6 @@ struct State {
             tokens.slots[i] =
                 self.block(static_cast<int64_t>(i), position / block_size) * block_size + position % block_size;
             choosers[i].add(found[i].id);
-            ++positions[i];
         }
         self.grow();
     }
@@ -171,11 +184,10 @@ class PlainStep {
         require(max_steps == 1 || tokens.row_starts.back() == count, "several steps of more than one token");
         std::vector<Chooser> of_sequences = choosers_of(choosers);
         require(static_cast<int64_t>(of_sequences.size()) == count, "lists of unequal lengths");
-        PackedSequences self(tokens.row_starts, tokens.kv_lens, block_tables, block_size_, max_steps - 1);
+        PackedSequences self(tokens.row_starts, std::move(tokens.kv_lens), block_tables, block_size_, max_steps - 1);
         Numbers lens = numbers_of(cross_lens), cross_starts = lens.empty() ? Numbers{0} : tokens.row_starts;
         PackedSequences cross(std::move(cross_starts), std::move(lens), cross_tables, block_size_);
-        Numbers positions = tokens.kv_lens;
-        return {std::move(tokens), std::move(of_sequences), std::move(positions), std::move(self), std::move(cross)};
+        return {std::move(tokens), std::move(of_sequences), std::move(self), std::move(cross)};
     }
 
     Tokens next_tokens(Pass& pass, const State& state) const {
@@ -185,7 +197,7 @@ class PlainStep {
         const int64_t count = state.count();
         const bool narrows = pass.forward.narrows();
         Aligned<float> hidden = new_rows(narrows ? count : inputs.rows, hidden_width_);
-        const Numbers wanted(row_starts.size() - 1, 1);
+        const Numbers wanted(state.choosers.size(), 1);
         if (narrows) inputs.wanted = wanted.data();
         inputs.output = hidden.get();
         inputs.output_stride = hidden_width_;
@@ -201,7 +213,8 @@ class PlainStep {
         last.output_stride = vocab_size_;
         pass.to_logits.run(last);
         const Clock::time_point begin = Clock::now();
-        Tokens found = choose_next({pass.logits.get(), vocab_size_, vocab_size_}, state.choosers, state.positions);
+        const LogitRows logits{pass.logits.get(), vocab_size_, vocab_size_};
+        Tokens found = choose_next(logits, state.choosers, inputs.self.kv_lens);  // each goes where its sequence ends
         pass.choosing_s += std::chrono::duration<double>(Clock::now() - begin).count();
         return found;
     }

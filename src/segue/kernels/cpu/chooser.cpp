@@ -78,7 +78,7 @@ Alternatives Chooser::alternatives(float* logits, int64_t vocab_size, const Chos
 }
 
 std::vector<NextToken> choose_next(const LogitRows& rows, const std::vector<Chooser>& choosers,
-                                   const std::vector<int64_t>& positions) {
+                                   const int64_t* positions) {
     std::vector<int64_t> changing;
     std::vector<double> uniforms;
     for (size_t i = 0; i < choosers.size(); ++i) {

@@ -66,6 +66,6 @@ struct NextToken {
 
 // One of each row, which `choosers` change; positions[i] is where the i-th will be in its sequence.
 std::vector<NextToken> choose_next(const LogitRows& rows, const std::vector<Chooser>& choosers,
-                                   const std::vector<int64_t>& positions);
+                                   const int64_t* positions);
 
 }  // namespace segue

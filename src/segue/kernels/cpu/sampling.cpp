@@ -64,16 +64,6 @@ class Row {
         return begin + i;
     }
 
-    // The logits that are at least `least`, in any order.
-    void collect(float least, std::vector<float>* found) const {
-        found->clear();
-        for (size_t chunk = 0; chunk < largest_.size(); ++chunk) {
-            if (largest_[chunk] < least) continue;
-            for (const float* x = begin_of(chunk); x != end_of(chunk); ++x)
-                if (*x >= least) found->push_back(*x);
-        }
-    }
-
     // The ids of the logits that `holds`, which holds for every larger one too.
     template <class Holds>
     Alternatives ids_where(const Holds& holds) const {
@@ -172,9 +162,9 @@ Chosen largest(float* logits, int64_t size, const Sum* pieces) {
     return {std::find(from, logits + size, best->peak) - logits, 0.0f - log_total, best->peak, log_total};
 }
 
-// The smallest mass, at least 1, that is `share` of `total` or more.
+// The smallest mass, at least 1, that is `share` of `total` or more; never more than all.
 int64_t reach(int64_t total, double share) {
-    return std::max<int64_t>(static_cast<int64_t>(std::ceil(static_cast<double>(total) * share)), 1);
+    return std::clamp<int64_t>(static_cast<int64_t>(std::ceil(static_cast<double>(total) * share)), 1, total);
 }
 
 // Of the logits that a target reaches, the last, and those that tie with it.
@@ -185,15 +175,12 @@ struct Edge {
     int64_t before;  // the mass of what comes before them
 };
 
-constexpr float deepest = 64.0f;  // no mass is further below the peak
-
-// Where the masses of logits add up to `target`, which is at least 1 and no more than their total: in the order of
-// key_of(logit), along which distance_of(logit) does not fall. The masses of equal parts of the distances are added up, so
-// that only the logits of one part are sorted. Looks as far as `depth`, and into chunks that reach `least`, which hold all
-// logits so near; none: the target lies further.
+// Where the masses of logits add up to `target`, in the order of key_of(logit), along which distance_of(logit) does not
+// fall. The masses of equal parts of the distances are added up, so that only the logits of one part are sorted. Looks as
+// far as `depth`, and into chunks that reach `least`, which hold all logits so near; none: the target lies further.
 template <class DistanceOf, class KeyOf>
-std::optional<Edge> edge_of(const Row& row, int64_t target, float depth, float least, const DistanceOf& distance_of,
-                            const KeyOf& key_of) {
+std::optional<Edge> edge_within(float depth, float least, const Row& row, int64_t target, const DistanceOf& distance_of,
+                                const KeyOf& key_of) {
     constexpr int num_parts = 2048;
     const float parts_a_unit = static_cast<float>(num_parts) / depth;
     const auto part_of = [&](float logit) {
@@ -206,12 +193,11 @@ std::optional<Edge> edge_of(const Row& row, int64_t target, float depth, float l
     int64_t before = 0;
     for (; part < num_parts && before + masses[static_cast<size_t>(part)] < target; ++part)
         before += masses[static_cast<size_t>(part)];
-    if (part == num_parts && depth < deepest) return std::nullopt;
+    if (part == num_parts) return std::nullopt;
     std::vector<std::pair<float, float>> found;  // keys and logits
     row.each(least, [&](float logit) {
         if (part_of(logit) == part) found.emplace_back(key_of(logit), logit);
     });
-    if (found.empty()) return std::nullopt;
     std::sort(found.begin(), found.end());
     const std::vector<int64_t> of_found = row.masses_of(found);
     for (size_t begin = 0, end = 0;; begin = end) {
@@ -223,10 +209,23 @@ std::optional<Edge> edge_of(const Row& row, int64_t target, float depth, float l
     }
 }
 
+// The same at any distance; most of the mass is near the peak. least_at(depth): as `least`.
+template <class LeastAt, class DistanceOf, class KeyOf>
+std::optional<Edge> edge_of(const Row& row, int64_t target, const LeastAt& least_at, const DistanceOf& distance_of,
+                            const KeyOf& key_of) {
+    constexpr float deepest = 64.0f;  // no mass is further below the peak
+    for (float depth : {8.0f, deepest})
+        if (auto edge = edge_within(depth, least_at(depth), row, target, distance_of, key_of)) return edge;
+    return std::nullopt;
+}
+
 // The `count`-th largest, of a row without NaN.
 float largest_at(const Row& row, int64_t count) {
+    const float least = row.reached_by(count);
     std::vector<float> best;
-    row.collect(row.reached_by(count), &best);
+    row.each(least, [&](float logit) {
+        if (logit >= least) best.push_back(logit);
+    });
     std::nth_element(best.begin(), best.begin() + count - 1, best.end(), std::greater<float>());
     return best[static_cast<size_t>(count - 1)];
 }
@@ -255,12 +254,9 @@ Alternatives likeliest(float* logits, int64_t size, int64_t count, const Chosen&
 void keep_top_p(float* logits, int64_t size, double share) {
     Row row(logits, size);
     if (!std::isfinite(row.peak())) return;
-    const int64_t total = row.total(), target = std::min(reach(total, share), total);
-    const auto distance_of = [&](float logit) { return row.peak() - logit; };
-    const auto key_of = [](float logit) { return -logit; };
-    // Most of the mass is near the peak.
-    std::optional<Edge> edge = edge_of(row, target, 8.0f, row.peak() - 8.0f, distance_of, key_of);
-    if (!edge) edge = edge_of(row, target, deepest, -infinity, distance_of, key_of);
+    const int64_t target = reach(row.total(), share);
+    const auto below = [&](float x) { return row.peak() - x; };  // how deep a logit lies, or which lies so deep
+    const auto edge = edge_of(row, target, below, below, [](float logit) { return -logit; });
     if (!edge) return;
     const int64_t one = std::max<int64_t>(edge->mass, 1);
     row.drop_below(edge->logit);
@@ -278,9 +274,7 @@ void keep_typical(float* logits, int64_t size, double share) {
     const int64_t total = row.total();
     const auto mean = static_cast<float>(static_cast<double>(moments) / static_cast<double>(total));
     const auto score_of = [&](float logit) { return std::fabs((row.peak() - logit) - mean); };
-    const int64_t target = std::min(reach(total, share), total);
-    std::optional<Edge> found = edge_of(row, target, 8.0f, -infinity, score_of, score_of);
-    if (!found) found = edge_of(row, target, deepest, -infinity, score_of, score_of);
+    const auto found = edge_of(row, reach(total, share), [](float) { return -infinity; }, score_of, score_of);
     if (!found) return;
     const float edge = score_of(found->logit);
     // Without a branch, which a flat row would have guessed wrong for every third logit.

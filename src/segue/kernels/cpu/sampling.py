@@ -62,6 +62,8 @@ def likeliest(logits: Tensor, counts: Sequence[int], chosen: Chosen) -> list[tup
 
     assert can_run(logits), (logits.dtype, logits.shape, logits.stride())
     assert len(counts) == logits.shape[0], (len(counts), logits.shape)
+    if not any(counts):
+        return [()] * len(counts)
     rows = list(zip(chosen.ids, chosen.logprobs, chosen.peaks, chosen.log_totals, strict=True))
     found = _native.likeliest(logits.data_ptr(), logits.stride(0), logits.shape[1], list(counts), rows)
     return [tuple(each) for each in found]
